@@ -1,0 +1,34 @@
+"""Errors a user can act on: what was wrong, what is allowed, what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SkipwayError(ValueError):
+    """A slip of the user's that skipway caught at its boundary; the message says how to fix it."""
+
+
+class MissingExtra(SkipwayError, ImportError):
+    """A part that only some users need is not installed; the message names the extra that brings it."""
+
+
+def choose(kind: str, name: object, allowed: Iterable[str]) -> str:
+    """Return `name` if it is one of `allowed`; otherwise raise with the nearest match and the whole list.
+
+    >>> choose("skip", "rezero", ["residual", "rezero"])
+    'rezero'
+    """
+    options = list(allowed)
+    if isinstance(name, str) and name in options:
+        return name
+    near = difflib.get_close_matches(str(name), options, n=1)
+    suggestion = f"did you mean '{near[0]}'? " if near else ""
+    listed = ", ".join(options) if options else "none"
+    raise SkipwayError(f"no {kind} {name!r}; {suggestion}allowed: {listed}")
+
+
+def missing_extra(package: str, extra: str, purpose: str) -> MissingExtra:
+    """The error for an optional package that is absent, to be raised where it is first needed."""
+    return MissingExtra(f"{purpose} needs the package '{package}': pip install 'skipway[{extra}]'")
