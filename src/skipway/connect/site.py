@@ -52,9 +52,11 @@ class Site:
         """The axis of a tensor that holds its channels: 1 for maps, the last for tokens."""
         return 1 if self.dims else -1
 
-    def check_stream(self, x: Tensor) -> None:
-        """Raise SkipwayError for a stream without the channels that the site takes in."""
-        if x.ndim <= max(self.channel_axis, 0) or x.shape[self.channel_axis] != self.in_channels:
+    def check_stream(self, x: Any) -> None:
+        """Raise SkipwayError for a stream that is no tensor of the channels that the site takes in."""
+        if not isinstance(x, Tensor):
+            raise SkipwayError(f"a connection takes one tensor, not {type(x).__name__}")
+        if x.ndim <= max(self.channel_axis, 0) or x.size(self.channel_axis) != self.in_channels:
             raise SkipwayError(
                 f"the stream is {tuple(x.shape)}, where this connection was built for {self.in_channels} channels on "
                 f"axis {self.channel_axis} (dims={self.dims}): give channels= and dims= as your data has them"
@@ -67,7 +69,7 @@ class Site:
                 f"a branch must return one tensor, not {type(value).__name__}: wrap it so that it returns the tensor "
                 "to connect (attention layers return a pair, for one)"
             )
-        if value.ndim <= max(self.channel_axis, 0) or value.shape[self.channel_axis] != self.out_channels:
+        if value.ndim <= max(self.channel_axis, 0) or value.size(self.channel_axis) != self.out_channels:
             raise SkipwayError(
                 f"the branch put out {tuple(value.shape)}, where this connection was built for {self.out_channels} "
                 f"channels on axis {self.channel_axis} (dims={self.dims}): give the branch's out_channels= and dims="

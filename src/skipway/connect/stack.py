@@ -77,7 +77,7 @@ class Stack(nn.Module):
 
     def __init__(
         self,
-        branches: Iterable[nn.Module],
+        branches: Iterable[nn.Module | Callable[..., Any]],
         skip: str | Kind = "residual",
         channels: int = 0,
         branch_channels: int | Sequence[int] | None = None,

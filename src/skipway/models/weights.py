@@ -121,6 +121,7 @@ def _locate(source: str | Path) -> Path:
 def _download(url: str) -> Path:
     from hashlib import sha256
     from http.client import HTTPException
+    from urllib.error import HTTPError
 
     from torch.hub import download_url_to_file, get_dir
 
@@ -134,6 +135,8 @@ def _download(url: str) -> Path:
             target.parent.mkdir(parents=True, exist_ok=True)
             download_url_to_file(url, str(target), progress=True)
         except (OSError, ValueError, HTTPException) as error:
+            if isinstance(error, HTTPError):
+                error.close()
             raise SkipwayError(f"could not download {url}: {error}") from None
     return target
 

@@ -1,0 +1,27 @@
+"""What every test shares: quiet threads, reproducible property tests, and where the real data lies."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# Small tensors lose more to starting threads than they gain, and one thread makes timings of parallel workers fair.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Nothing in the suite may depend on a network.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("suite", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("suite")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data and trained weights beside the project; the test is skipped where it is missing."""
+    folder = Path(__file__).parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("needs ../shared/data, the real data and trained weights that lie beside the project")
+    return folder

@@ -1,0 +1,91 @@
+"""Depth, parameters and multiply-adds of every named ResNet are the published ones, to the last digit."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import skipway as sw
+
+GOLDEN: dict[str, Any] = json.loads((Path(__file__).parent / "parameters.json").read_text())
+
+
+def rows() -> list[Any]:
+    """The table; of the nets of 1000 layers and more, which take seconds to build, one of each is quick enough."""
+    quick = (["resnet1202", "zero-pad", 10], ["preresnet1001", "residual", 10])
+    return [
+        pytest.param(*row, id="-".join(map(str, row[1:4])), marks=[pytest.mark.slow] if giant else [])
+        for row in GOLDEN["parameters"]
+        for giant in [row[1].endswith(("1202", "1001")) and row[1:4] not in quick]
+    ]
+
+
+@pytest.mark.parametrize(("origin", "name", "skip", "classes", "parameters"), rows())
+def test_parameters(origin: str, name: str, skip: str, classes: int, parameters: int) -> None:
+    assert origin in GOLDEN["origin"]
+    with torch.device("meta"):
+        model = sw.models.create(name, skip, num_classes=classes)
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+
+
+@pytest.mark.parametrize(("name", "shortcut"), [("resnet20", "zero-pad"), ("resnet18", "projection")])
+def test_the_default_is_what_the_family_published(name: str, shortcut: str) -> None:
+    default, chosen = (sw.models.create(name, skip, width=4) for skip in ("residual", shortcut))
+    default.load_state_dict(chosen.state_dict())
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(default(x), chosen(x))
+
+
+@pytest.mark.parametrize(("name", "billions"), GOLDEN["multiply-adds"].items())
+def test_multiply_adds(name: str, billions: float) -> None:
+    described = sw.models.describe(name)
+    assert round(described.multiply_adds / 1e9, 3) == billions
+    assert described.image == 224
+
+
+@pytest.mark.parametrize("name", [name for name in sw.models.names() if not name.endswith(("1202", "1001"))])
+def test_a_name_tells_the_number_of_weight_layers(name: str) -> None:
+    """On the longest path: every convolution of stem and branches, and the classifier."""
+    with torch.device("meta"):
+        plain = sw.models.create(name, skip="none")
+    assert isinstance(plain, sw.models.ResNet)
+    depth = int(name.removeprefix("pre").removeprefix("resnet"))
+    layers = [m for m in plain.modules() if isinstance(m, (torch.nn.Conv2d, torch.nn.Linear))]
+    assert len(layers) == plain.plan.depth == depth
+
+
+def test_describing_costs_no_memory_and_no_random_numbers() -> None:
+    state = torch.get_rng_state()
+    described = sw.models.describe("resnet56", num_classes=100)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert described == sw.models.Description("resnet56", 56, 853018 + 90 * 65, described.multiply_adds, 32)
+
+
+def test_multiply_adds_by_hand() -> None:
+    """ResNet-8 of width 4 on 32 x 32, convolution by convolution."""
+    stem = 3 * 9 * 4 * 32**2
+    stages = 2 * 4 * 9 * 4 * 32**2 + (4 + 8) * 9 * 8 * 16**2 + (8 + 16) * 9 * 16 * 8**2
+    assert sw.models.describe("resnet8", width=4).multiply_adds == stem + stages + 16 * 10
+
+
+def test_names() -> None:
+    names = sw.models.names()
+    assert len(names) == len(set(names))
+    assert all(re.fullmatch(r"(pre)?resnet\d+", name) for name in names)
+    assert {"resnet18", "resnet152", "resnet20", "resnet1202", "preresnet18", "preresnet164", "preresnet1001"} < set(
+        names
+    )
+
+
+@pytest.mark.parametrize("depth", [8, 14, 26, 62])
+def test_any_depth_of_the_rule_can_be_built(depth: int) -> None:
+    for prefix in ("resnet", "preresnet"):
+        with torch.device("meta"):
+            model = sw.models.create(f"{prefix}{depth}")
+        assert isinstance(model, sw.models.ResNet)
+        assert model.plan.depth == depth
