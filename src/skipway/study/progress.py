@@ -1,0 +1,79 @@
+"""How far a study is, for the person who waits for it."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from skipway.study.declaration import Trial
+from skipway.study.records import Record
+
+
+class StudyProgress:
+    """A bar over all trials, and a line for each that is finished.
+
+    A trial counts in proportion to its depth: that is what its time is closest to.
+    """
+
+    def __init__(self, trials: list[Trial], epochs: int, quiet: bool) -> None:
+        self._trials = trials
+        self._epochs = epochs
+        self._finished = 0
+        self._done = [0.0] * len(trials)
+        # On stderr, so that what a study answers can be piped.
+        self._console = Console(stderr=True, quiet=quiet, highlight=False)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TimeElapsedColumn(),
+            TextColumn("so far,"),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+            console=self._console,
+            transient=True,
+            disable=quiet or not self._console.is_terminal,
+        )
+        self._task = self._bar.add_task("starting", total=sum(trial.variant.depth for trial in trials))
+
+    def __enter__(self) -> StudyProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def note(self, sentence: str) -> None:
+        """Say something that is worth a line of its own."""
+        self._console.print(sentence, soft_wrap=True, markup=False)
+
+    def step(self, number: int, epoch: int, share: float) -> None:
+        """Tell that trial `number` is in `epoch`, both counted from 0, and that a `share` of it is done."""
+        trial = self._trials[number]
+        self._show(number, share, f"{trial.title}, epoch {min(epoch + 1, self._epochs)} of {self._epochs}")
+
+    def end(self, number: int, record: Record, kept: bool) -> None:
+        """Tell what came out of trial `number`, which was trained now or `kept` from a run before."""
+        self._finished += 1
+        title = self._trials[number].title
+        self._show(number, 1.0, title)
+        if record.diverged is None:
+            outcome = (
+                f"train error {100 * record.final_train_error:.1f} %, test error {100 * record.final_test_error:.1f} %"
+            )
+        else:
+            outcome = f"diverged in epoch {record.diverged['epoch']}"
+        when = "finished before" if kept else f"{record.seconds:.1f} s"
+        count = str(len(self._trials))
+        self.note(f"[{self._finished:>{len(count)}}/{count}] {title}: {outcome}, {when}")
+
+    def _show(self, number: int, share: float, doing: str) -> None:
+        self._done[number] = share * self._trials[number].variant.depth
+        current = min(self._finished + 1, len(self._trials))
+        self._bar.update(
+            self._task, completed=sum(self._done), description=f"trial {current} of {len(self._trials)}: {doing}"
+        )

@@ -1,0 +1,177 @@
+import random
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from skipway.study import Images, Record, Study, load_images
+from skipway.study.loop import Batches, train_trial, weight_layers
+
+
+@pytest.fixture(scope="module")
+def images() -> Images:
+    return load_images("digits", samples=65)
+
+
+def _study(**changes: object) -> Study:
+    values = {"depth": [8], "skip": ["none"], "seeds": [0], "epochs": 2, "width": 4, "batch_size": 16}
+    return Study(**{**values, **changes})  # pyright: ignore[reportArgumentType]
+
+
+def _train(study: Study, images: Images, folder: Path, trial: int = 0) -> Record:
+    return train_trial(study, study.trials()[trial], "id", images, folder / "x.ckpt", lambda epoch, share: None)
+
+
+def test_a_record_holds_what_a_reader_needs(images: Images, tmp_path: Path):
+    record = _train(_study(epochs=3), images, tmp_path)
+    assert record.diverged is None
+    for curve in (record.train_error, record.train_loss, record.test_error, record.test_loss):
+        assert len(curve) == 3
+        assert all(value is not None for value in curve)
+    assert all(round((value or 0) * 65, 6).is_integer() for value in record.train_error)
+    assert len(record.layers) == len(record.first_gradients) == len(record.last_gradients) == 8
+    assert record.layers[0] == "conv1"
+    assert record.layers[-1] == "fc"
+    assert record.recipe["epochs"] == 3
+    assert record.data["train"] == 65
+    assert record.seconds > 0
+
+
+def test_first_gradients_are_those_of_the_real_loss_on_the_first_batch(images: Images, tmp_path: Path):
+    study = _study(epochs=1)
+    record = _train(study, images, tmp_path)
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    initial: list[nn.Module] = []
+
+    # The same trial again, by hand: its weights and its first batch, caught on the way, in plain PyTorch.
+    class Caught(Exception):
+        pass
+
+    def catch(pixels: torch.Tensor, labels: torch.Tensor) -> None:
+        seen.append((pixels, labels))
+        raise Caught
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Caught):
+        patch.setattr("skipway.study.loop.TrialModule.training_step", lambda self, batch, index: catch(*batch))
+        build = Study.build
+
+        def keep(self: Study, *arguments: Any, **options: Any) -> nn.Module:
+            initial.append(build(self, *arguments, **options))
+            return initial[-1]
+
+        patch.setattr(Study, "build", keep)
+        _train(study, images, tmp_path / "again")
+    network, (pixels, labels) = initial[-1].train(), seen[0]
+    mean, deviation = images.statistics
+    F.cross_entropy(network((pixels.float() - mean) / deviation), labels).backward()
+    expected = [network.get_submodule(name).weight.grad.norm().item() for name in record.layers]  # pyright: ignore
+    assert record.first_gradients == pytest.approx(expected, rel=1e-4)
+
+
+def test_errors_are_measured_in_evaluation_mode(images: Images, tmp_path: Path):
+    networks: list[nn.Module] = []
+    build = Study.build
+
+    def keep(self: Study, *arguments: Any, **options: Any) -> nn.Module:
+        networks.append(build(self, *arguments, **options))
+        return networks[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Study, "build", keep)
+        record = _train(_study(epochs=4), images, tmp_path)
+    mean, deviation = images.statistics
+    with torch.no_grad():
+        logits = networks[-1].eval()((images.train_images.float() - mean) / deviation)
+    wrong = (logits.argmax(1) != images.train_labels).sum().item()
+    assert record.train_error[-1] == wrong / len(images.train_labels)
+    assert record.train_loss[-1] == pytest.approx(F.cross_entropy(logits, images.train_labels).item(), rel=1e-5)
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_seed_does_not(images: Images, tmp_path: Path):
+    study = _study(skip=["stochastic-depth"], seeds=[0, 1])
+    first, again, other = (_train(study, images, tmp_path / str(n), trial) for n, trial in enumerate((0, 0, 1)))
+    assert first.train_loss == again.train_loss
+    assert first.last_gradients == again.last_gradients
+    assert first.train_loss != other.train_loss
+
+
+def test_training_leaves_the_callers_state_as_it_was(images: Images, tmp_path: Path):
+    before = torch.random.get_rng_state(), str(np.random.get_state()), torch.get_num_threads()
+    shown = list(warnings.filters)
+    _train(_study(), images, tmp_path)
+    assert torch.equal(torch.random.get_rng_state(), before[0])
+    assert str(np.random.get_state()) == before[1]
+    assert torch.get_num_threads() == before[2]
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.is_grad_enabled()
+    assert warnings.filters == shown
+
+
+def test_networks_of_one_seed_see_the_images_in_the_same_order(images: Images, tmp_path: Path):
+    orders: list[list[list[int]]] = []
+    study = _study(skip=["none", "stochastic-depth"])
+    with pytest.MonkeyPatch.context() as patch:
+        iterate = Batches.__iter__
+
+        def spy(self: Batches):
+            for pixels, labels in iterate(self):
+                if len(self.labels) == 65 and self.size == 16:
+                    orders[-1].append(labels.tolist())
+                yield pixels, labels
+
+        patch.setattr(Batches, "__iter__", spy)
+        for trial in range(2):
+            orders.append([])
+            _train(study, images, tmp_path / str(trial), trial)
+    assert orders[0] == orders[1]
+    first_epoch, second_epoch = orders[0][:4], orders[0][4:]
+    assert first_epoch != second_epoch
+
+
+def test_a_trial_that_stops_being_finite_is_recorded_as_diverged(images: Images, tmp_path: Path):
+    record = _train(_study(learning_rate=1e30, epochs=3), images, tmp_path)
+    assert record.diverged is not None
+    assert record.diverged["epoch"] >= 1
+    assert len(record.train_error) < 3
+    assert record.final_train_error == record.final_test_error == 1.0
+
+
+def test_a_damaged_checkpoint_costs_nothing_but_its_epochs(images: Images, tmp_path: Path):
+    expected = _train(_study(), images, tmp_path)
+    (tmp_path / "x.ckpt").write_bytes(b"not a checkpoint")
+    assert _train(_study(), images, tmp_path).train_loss == expected.train_loss
+
+
+@pytest.mark.parametrize(("count", "size", "batches"), [(65, 16, 4), (66, 16, 5), (64, 16, 4), (5, 16, 1), (1, 16, 1)])
+def test_batches_cover_everything_but_a_last_single_image(count: int, size: int, batches: int):
+    labels = torch.arange(count)
+    made = Batches(torch.zeros(count, 1, 2, 2, dtype=torch.uint8), labels, size, lambda: torch.arange(count).flip(0))
+    seen = [labels.tolist() for _, labels in made]
+    assert len(made) == len(seen) == batches
+    left_out = count % size == 1 and count > 1
+    assert [label for batch in seen for label in batch] == list(range(count))[::-1][: count - left_out]
+
+
+def test_weight_layers_stand_in_the_order_in_which_they_run():
+    class Backwards(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.last = nn.Linear(2, 2)
+            self.norm = nn.BatchNorm2d(1)
+            self.first = nn.Conv2d(1, 2, 1)
+            self.unused = nn.Linear(3, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.last(self.first(self.norm(x)).mean((2, 3)))
+
+    network = Backwards()
+    state = random.getstate(), torch.random.get_rng_state()
+    assert list(weight_layers(network, torch.zeros(2, 1, 3, 3, dtype=torch.uint8))) == ["first", "last"]
+    assert network.training
+    assert int(network.norm.num_batches_tracked or 0) == 0
+    assert torch.equal(torch.random.get_rng_state(), state[1])
