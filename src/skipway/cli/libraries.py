@@ -1,0 +1,80 @@
+"""Models of torchvision and timm by name."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from skipway.cli.inputs import Example, made
+from skipway.cli.sources import Source, near
+from skipway.errors import SkipwayError, missing_extra
+
+
+def torchvision_source(name: str, weights: bool) -> Source:
+    """`torchvision:NAME`, at the image size that its weights were evaluated at."""
+    models = _imported("torchvision.models", "torchvision")
+    near("torchvision model", name, models.list_models())
+    builder = models.get_model_builder(name)
+    takes = inspect.signature(builder).parameters
+    options: dict[str, Any] = {"weights": "DEFAULT" if weights else None}
+    if not weights:
+        # Their own slow initialisation, whose default they warn about, changes nothing that is looked at here.
+        options |= {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+        options |= {"weights_backbone": None} if "weights_backbone" in takes else {}
+
+    def build() -> nn.Module:
+        return models.get_model(name, **options)
+
+    def examples(model: nn.Module, device: str) -> list[Example]:
+        home = getattr(builder, "__module__", "")
+        side = _crop(models, name)
+        if ".video." in home:
+            return [((made((1, 3, 16, side or 112, side or 112), device),), {})]
+        if ".optical_flow." in home:
+            pair = made((1, 3, 128, 128), device)
+            return [((pair, pair.clone()), {})]
+        if ".detection." in home:
+            return [(([made((3, 320, 320), device)],), {})]
+        return [((made((1, 3, side or 224, side or 224), device),), {})]
+
+    return Source(f"torchvision's {name}", build, examples)
+
+
+def _crop(models: ModuleType, name: str) -> int | None:
+    try:
+        transforms = models.get_model_weights(name).DEFAULT.transforms
+    except (ValueError, AttributeError):
+        return None
+    crop = getattr(transforms, "keywords", {}).get("crop_size")
+    crop = max(crop) if isinstance(crop, (tuple, list)) else crop
+    return crop if isinstance(crop, int) else None
+
+
+def timm_source(name: str, weights: bool) -> Source:
+    """`timm:NAME`, at the image size of its pretrained configuration."""
+    timm = _imported("timm", "timm")
+    near("timm model", name.split(".")[0], timm.list_models())
+
+    def build() -> nn.Module:
+        return timm.create_model(name, pretrained=weights)
+
+    def examples(model: nn.Module, device: str) -> list[Example]:
+        facts = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None) or {}
+        return [((made((1, *facts.get("input_size", (3, 224, 224))), device),), {})]
+
+    return Source(f"timm's {name}", build, examples)
+
+
+def _imported(module: str, package: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] == package:
+            raise missing_extra(package, package, f"{package}:NAME") from None
+        raise SkipwayError(f"{package} is installed, but needs {error.name}: pip install {error.name}") from error
+    except (ImportError, RuntimeError) as error:
+        raise SkipwayError(f"{package} is installed, but does not load beside this torch: {error}") from error

@@ -1,0 +1,211 @@
+"""SPEC on the command line: the ways to name a model, and running something on the model that is meant."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from skipway.cli.inputs import Example, made, parse, told
+from skipway.cli.sources import Source
+from skipway.errors import SkipwayError
+
+Result = TypeVar("Result")
+
+FORMS = (
+    "one of 'skipway models' (resnet56), torchvision:resnet50, timm:vit_base_patch16_224, hf:BertConfig, "
+    "package.module:factory, or a .pt2 file"
+)
+_LIBRARIES = ("torchvision", "timm", "hf")
+_FILES = (".pt2", ".pt", ".pth", ".bin", ".safetensors", ".ckpt")
+# What a model of this many parameters takes in float32, 1.2 GB, is allocated without asking.
+_MODEST = 300_000_000
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the command line asks for beside the SPEC."""
+
+    inputs: Sequence[str] = ()
+    skip: str | None = None
+    weights: bool = False
+    training: bool = False
+    values: bool = False
+    batch: int = 1
+
+
+def find(spec: str, skip: str | None = None, weights: bool = False) -> Source:
+    """The source that a SPEC means; raises SkipwayError for what there is not, with the nearest of what there is."""
+    library, colon, name = spec.partition(":")
+    if skip is not None and (colon or Path(spec).suffix in _FILES):
+        raise SkipwayError(
+            f"--skip is for our own families ('skipway models'); {spec} comes with the skips that it has"
+        )
+    if Path(spec).suffix in _FILES:
+        from skipway.cli.factories import exported_source
+
+        return exported_source(Path(spec))
+    if not colon:
+        return _own(spec, skip, weights)
+    if not name or not library:
+        raise SkipwayError(f"{spec!r} lacks what stands {'after' if library else 'before'} the colon; SPEC is {FORMS}")
+    if library in ("torchvision", "timm"):
+        from skipway.cli import libraries
+
+        return (
+            libraries.torchvision_source(name, weights)
+            if library == "torchvision"
+            else libraries.timm_source(name, weights)
+        )
+    if library == "hf":
+        from skipway.cli.huggingface import huggingface_source
+
+        return huggingface_source(name, weights)
+    from skipway.cli.factories import factory_source
+
+    if weights:
+        raise SkipwayError(f"--weights is for torchvision, timm and the Hub; let {spec} load its own")
+    if not re.fullmatch(r"[A-Za-z_][\w.]*", library) or not re.fullmatch(r"[A-Za-z_][\w.]*", name):
+        raise SkipwayError(f"{spec!r} is no SPEC: it is {FORMS}")
+    meant = difflib.get_close_matches(library, _LIBRARIES, n=1)
+    try:
+        return factory_source(library, name)
+    except SkipwayError as error:
+        if meant and importlib.util.find_spec(library.split(".")[0]) is None:
+            raise SkipwayError(f"no library or module {library!r}; did you mean '{meant[0]}:{name}'?") from None
+        raise error
+
+
+def _own(name: str, skip: str | None, weights: bool) -> Source:
+    from skipway import models
+
+    if weights:
+        raise SkipwayError("--weights is for torchvision, timm and the Hub")
+    try:
+        image = models.describe(name).image
+    except SkipwayError as error:
+        raise (SkipwayError(f"{error}; SPEC is {FORMS}") if str(error).startswith("no model") else error) from None
+
+    def build() -> nn.Module:
+        return models.create(name) if skip is None else models.create(name, skip=skip)
+
+    def examples(model: nn.Module, device: str) -> list[Example]:
+        return [((made((1, getattr(model, "in_channels", 3), image, image), device),), {})]
+
+    return Source(name, build, examples)
+
+
+def run_on(spec: str, wish: Wish, action: Callable[..., Result], check: Callable[..., object] | None = None) -> Result:
+    """Build the model that a SPEC means and return `action(model, *inputs)`.
+
+    Where only the structure is wanted, the model is built on the meta device, without memory, if it runs there; where
+    `wish.values` are wanted, only a model too large to be built without asking. Of the inputs that suggest themselves,
+    those are taken on which `check`, or the action itself, succeeds.
+    """
+    source = find(spec, wish.skip, wish.weights)
+    light = _on_meta(source) if source.shapes_suffice and not wish.weights else None
+    parameters = 0 if light is None else sum(parameter.numel() for parameter in light.parameters())
+    if light is not None and (not wish.values or parameters > _MODEST):
+        if wish.values:
+            _say(f"{source.label} has {parameters:,} parameters: examined without their values, on the meta device")
+        try:
+            return _attempt(source, light, "meta", wish, action, check)
+        except SkipwayError as error:
+            if not _may_lie_at_meta(error):
+                raise
+            del light
+            _say(
+                f"{source.label} does not run on the meta device: building it for real ({4 * parameters / 1e9:,.1f} GB)"
+            )
+    _refuse_beyond_memory(source, parameters)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = _built(source)
+    return _attempt(source, model, "cpu", wish, action, check)
+
+
+def _on_meta(source: Source) -> nn.Module | None:
+    try:
+        with torch.device("meta"):
+            return source.build()
+    except SkipwayError:
+        raise
+    except Exception:
+        _say(f"{source.label} cannot be built on the meta device: building it for real")
+        return None
+
+
+def _built(source: Source) -> nn.Module:
+    try:
+        return source.build()
+    except SkipwayError:
+        raise
+    except Exception as error:
+        why = next((line for line in str(error).splitlines() if line.strip()), "")
+        raise SkipwayError(f"building {source.label} fails: {type(error).__name__}: {why}") from error
+
+
+def _may_lie_at_meta(error: SkipwayError) -> bool:
+    # A slip in --input is the same on every device; an error of the model's own may come from the device.
+    return error.__cause__ is not None
+
+
+def _refuse_beyond_memory(source: Source, parameters: int) -> None:
+    free = _free_memory()
+    if free is not None and 4 * parameters > free:
+        raise SkipwayError(
+            f"{source.label} takes {4 * parameters / 1e9:,.1f} GB and {free / 1e9:,.1f} GB are free; "
+            f"it does not run on the meta device either"
+        )
+
+
+def _free_memory() -> int | None:
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _attempt(
+    source: Source,
+    model: nn.Module,
+    device: str,
+    wish: Wish,
+    action: Callable[..., Result],
+    check: Callable[..., object] | None,
+) -> Result:
+    if not isinstance(model, torch.fx.GraphModule):
+        model.train(wish.training)
+    if wish.inputs:
+        args, kwargs = parse(wish.inputs, model, device)
+        return action(model, *args, **kwargs)
+    examples = source.examples(model, device)
+    if not examples:
+        raise SkipwayError(f"no inputs can be guessed for {source.label}: give them, as in --input 1x3x224x224")
+    failure: SkipwayError | None = None
+    for args, kwargs in examples:
+        try:
+            if check is not None:
+                check(model, *args, **kwargs)
+            result = action(model, *args, **kwargs)
+        except SkipwayError as error:
+            failure = failure or error
+            continue
+        if source.guessed:
+            _say(f"no --input given: run on {told((args, kwargs))}")
+        return result
+    assert failure is not None
+    raise SkipwayError(f"{failure}; these inputs were guessed: give others with --input") from failure.__cause__
+
+
+def _say(text: str) -> None:
+    print(f"skipway: {text}", file=sys.stderr)

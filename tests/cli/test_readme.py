@@ -1,0 +1,42 @@
+"""What the README shows runs as it stands."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+README = Path(__file__).parents[2] / "README.md"
+SMALLER = {"[20, 56]": "[8]", "[0, 1, 2]": "[0], epochs=1, samples=40", '"runs/mine"': '"runs/mine", quiet=True'}
+
+
+def _blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README.read_text(), re.DOTALL)
+
+
+def test_the_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.chdir(tmp_path)
+    _, building, comparing = _blocks("python")
+    names: dict = {"branch": nn.Conv2d(64, 64, 3, padding=1), "branches": [nn.Conv2d(64, 64, 1) for _ in range(3)]}
+    exec(building, names)
+    assert names["block"](torch.zeros(1, 64, 4, 4)).shape == names["stack"](torch.zeros(1, 64, 4, 4)).shape
+    assert names["plain"](torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+    for long, short in SMALLER.items():
+        assert long in comparing
+        comparing = comparing.replace(long, short)
+    exec(comparing, names)
+    assert "one depth" in capsys.readouterr().out
+    assert (tmp_path / "report.html").is_file()
+
+
+def test_the_first_two_commands_are_those_of_the_makefile():
+    makefile = README.with_name("Makefile").read_text()
+    commands = [line.split("#")[0].strip() for line in _blocks("")[0].splitlines()]
+    assert commands == ["make demo", "make test"]
+    assert all(re.search(rf"^{command.split()[1]}:", makefile, re.MULTILINE) for command in commands)
+
+
+def test_the_picture_is_there():
+    (picture,) = re.findall(r"!\[.*?\]\((.*?)\)", README.read_text())
+    assert (README.parent / picture).is_file()
