@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from symmetry_nets import Program, deviation, outputs, scrambled
+from symmetry_programs import Programs
 from torch import Tensor, nn
 
 from skipway.graph import trace
@@ -276,8 +277,6 @@ def test_small_nets_drawn_at_random_have_no_further_symmetry(steps: list[tuple[s
         if parameter.dim() == 1:
             nn.init.zeros_(parameter)
     x = torch.randn((4, 3), dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    bends = any(kind == "bend" for kind, _ in model.steps)
-    assert bends
     expected = outputs(model, (x,))[0]
     before = [weight.detach().clone() for weight in weights]
     kept = 0
@@ -290,3 +289,79 @@ def test_small_nets_drawn_at_random_have_no_further_symmetry(steps: list[tuple[s
     for weight, old in zip(weights, before, strict=True):
         weight.data = old
     assert symmetry(trace(model, x)).order == kept
+
+
+# Each of these kept its function under what an earlier, simpler account of tied units would have allowed.
+HARD: dict[str, tuple[Callable[..., Any], dict[str, tuple[int, ...]]]] = {
+    "halves of copies": (
+        lambda net, x: F.glu(F.glu((x @ net.a).repeat_interleave(2, 1))) @ net.b,
+        {"a": (3, 6), "b": (3, 2)},
+    ),
+    "copies of tied units": (
+        lambda net, x: torch.cat([(y := x @ net.a).softmax(1), y], 1).repeat_interleave(2, 1) @ net.b,
+        {"a": (3, 4), "b": (16, 2)},
+    ),
+    "halves of padding": (
+        lambda net, x: F.glu(F.pad(x @ net.a, (1, 1))) @ net.b @ net.c,
+        {"a": (3, 2), "b": (2, 4), "c": (4, 2)},
+    ),
+    "rows against rows": (
+        lambda net, x: torch.tanh((y := torch.stack([z := x @ net.a, z.tanh()], 2)) @ y.mT).flatten(1) @ net.b,
+        {"a": (3, 4), "b": (16, 2)},
+    ),
+    "two maps of rows against rows": (
+        lambda net, x: ((y := (x @ net.a)[:, None].expand(-1, 2, -1)).mT @ y).flatten(1) @ net.b,
+        {"a": (3, 4), "b": (16, 2)},
+    ),
+    "stacked with what has no scale": (
+        lambda net, x: torch.stack([y := x @ net.a, y.tanh()], 1).flatten(1) @ net.b,
+        {"a": (3, 4), "b": (8, 2)},
+    ),
+    "a scale of a whole": (
+        lambda net, x: (
+            ((x @ net.a).view(-1, 2, 2).softmax(1) * net.s).repeat_interleave(2, 1)[:, 2:].flatten(1) @ net.b
+        ),
+        {"a": (3, 4), "s": (2, 1), "b": (4, 2)},
+    ),
+    "a sum over two kinds": (
+        lambda net, x: ((x @ net.a)[:, :, None] * (x @ net.b)[:, None]).relu().flatten(1) @ net.c,
+        {"a": (3, 4), "b": (3, 2), "c": (8, 2)},
+    ),
+    "attention over halves of a stream": (
+        lambda net, x: (
+            F.scaled_dot_product_attention(*[(x @ net.a).view(-1, 2, 4, 1) * p for p in (net.q, net.k, net.v)])[
+                :, 0
+            ].flatten(1)
+            @ net.b
+        ),
+        {"a": (3, 8), "q": (1, 2), "k": (1, 2), "v": (1, 2), "b": (8, 2)},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HARD)
+def test_hard_programs_compute_the_same(name: str) -> None:
+    run, shapes = HARD[name]
+    made = {part: nn.Parameter(torch.ones(shape)) for part, shape in shapes.items()}
+    keeps(scrambled(Program(run, **made)), 0)
+
+
+@pytest.mark.parametrize("start", range(0, 160, 40))
+def test_programs_drawn_at_random_compute_the_same(start: int) -> None:
+    for seed in range(start, start + 40):
+        model = Programs(seed)
+        model(torch.zeros(4, 3, dtype=torch.float64))
+        keeps(scrambled(model, seed), seed)
+
+
+def keeps(model: nn.Module, seed: int) -> None:
+    x = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    expected = outputs(model, (x,))
+    found = symmetry(trace(model, x))
+    elements = [found.sample(0), found.sample(1), found.sample(2, rescale=0.3)]
+    for element in elements:
+        made = outputs(found.apply(model, element), (x,))
+        assert (made[0] - expected[0]).abs().max() < 1e-9 * (1 + expected[0].abs().max()), (
+            seed,
+            getattr(model, "run", ""),
+        )

@@ -85,8 +85,7 @@ class TestUnchanged:
             SkipwayError, match=r"does not run on these inputs \(args\[0\] \(2, 4\)\): RuntimeError: shape"
         ):
             trace(model, torch.randn(2, 4))
-        assert not nn.modules.module._global_forward_pre_hooks
-        assert not nn.modules.module._global_forward_hooks
+        assert not nn.modules.module._has_any_global_hook()
         assert torch.overrides._get_current_function_mode_stack() == []
         assert gc.isenabled()
 

@@ -65,7 +65,10 @@ def test_a_page_asks_nothing_of_any_other_place():
     assert max(len(script) for script in page.scripts) > 1_000_000
 
 
-@given(st.text(min_size=1, max_size=40) | st.sampled_from(["</script><script>alert(1)</script>", "<!--", "<b>&amp;'\"", "]]>"]))
+@given(
+    st.text(min_size=1, max_size=40)
+    | st.sampled_from(["</script><script>alert(1)</script>", "<!--", "<b>&amp;'\"", "]]>"])
+)
 def test_any_text_is_shown_as_it_is(text: str):
     elements, plain = Elements(_page(text).html()), Elements(_page().html())
     assert [tag for tag, _ in elements.elements] == [tag for tag, _ in plain.elements]

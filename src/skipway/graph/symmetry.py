@@ -80,7 +80,8 @@ class Symmetry:
     inside heads and groups make wreath products, g! (n/g)!^g for g alike groups of n/g units. A head's queries and keys
     are permuted together, as are its values and the columns that read them; rotary positions pin the former. Everything
     that no rule is known for is pinned. Parameters and the running statistics of norms move; other buffers do not, nor
-    do weights of size 1, vocabularies, kernel positions, inputs, outputs.
+    do vocabularies, kernel positions, inputs and outputs. Key-value caches that a model hands out count as inside it:
+    only it reads them again.
 
     Rescalings: a unit counts when a positive factor on the weights, bias or norm affine that make it can be taken back
     by the columns of every linear map that reads it, with nothing between but operations that let positive factors pass

@@ -137,11 +137,13 @@ class _Resolution:
         self._links()
         if not len(self.child):
             return False
+        if self._merge_equal_parents():
+            return True
         if self.merged:
             self.merged = False
             if self._part_roles():
                 return True
-        return self._merge_equal_parents() or self._untangle()
+        return self._untangle()
 
     def _part_roles(self) -> bool:
         """Give up children that lie below two units of one family: which of the two plays which part is not kept.

@@ -164,7 +164,7 @@ def _same_copies(one: Ids, other: Ids) -> bool:
     """Whether two arrays of units repeat theirs at the same positions."""
     (_, first), (_, second) = (np.unique(ids, return_inverse=True) for ids in (one, other))
     pairs = np.unique(first.ravel() * one.size + second.ravel())
-    return len(pairs) == first.max(initial=-1) + 1 == second.max(initial=-1) + 1
+    return bool(len(pairs) == first.max(initial=-1) + 1 == second.max(initial=-1) + 1)
 
 
 def below(units: Store, fine: Factor, coarse: Factor) -> None:

@@ -35,16 +35,16 @@ class Moves(Walk):
     """A walk that knows how elements move."""
 
     def _find(self, name: str) -> Callable[[Operation], bool]:
-        for names, rule in ((RESHAPES, self.on_reshape), (_EXPANDS, self.on_expand), (_TURNS, self.on_turn),
-                            (_CUTS, self.on_cut), (DROPOUTS, self.on_same)):  # fmt: skip
+        for names, rule in ((RESHAPES, self.reshaped), (_EXPANDS, self.expanded), (_TURNS, self.turned),
+                            (_CUTS, self.cut), (DROPOUTS, self.same)):  # fmt: skip
             if name in names:
                 return rule
         return super()._find(name)
 
-    def on_same(self, operation: Operation) -> bool:
+    def same(self, operation: Operation) -> bool:
         return self.result(operation, self.layout(operation.operands[0]))
 
-    def on_reshape(self, operation: Operation) -> bool:
+    def reshaped(self, operation: Operation) -> bool:
         before, shape = self.layout(operation.operands[0]), self.shape(operation)
         if np.prod(before.shape) != np.prod(shape) or (operation.name == "alias" and before.shape != shape):
             return False
@@ -52,10 +52,10 @@ class Moves(Walk):
             return False
         return self.result(operation, reshape(self.units, before, shape, operation.index, operation.name))
 
-    def on_expand(self, operation: Operation) -> bool:
+    def expanded(self, operation: Operation) -> bool:
         return self.result(operation, expand(self.layout(operation.operands[0]), self.shape(operation)))
 
-    def on_turn(self, operation: Operation) -> bool:
+    def turned(self, operation: Operation) -> bool:
         before = self.layout(operation.operands[0])
         order = _turned(operation, len(before.shape))
         return order is not None and self.result(operation, permute(self.units, before, order))
@@ -80,7 +80,7 @@ class Moves(Walk):
             return False
         return self.result(operation, repeat(before, dim % len(before.shape), times, each=True))
 
-    def on_cut(self, operation: Operation) -> bool:
+    def cut(self, operation: Operation) -> bool:
         index = operation.operands[0]
         dim = operation.argument(
             "dim", operation.kwargs.get("dim", operation.args[2] if len(operation.args) > 2 else 0)

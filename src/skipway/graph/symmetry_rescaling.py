@@ -55,16 +55,16 @@ class ScaleWalk(Moves):
 
     def _find(self, name: str):
         if name in _HOMOGENEOUS and name not in ("lp_pool1d", "lp_pool2d", "lp_pool3d"):
-            return self.on_homogeneous
+            return self.homogeneous
         if name in ("add", "sub", "rsub"):
-            return self.on_addition
+            return self.added
         if name in ("batch_norm", "instance_norm", "group_norm", "layer_norm", "rms_norm"):
-            return self.on_norm
+            return self.normed
         if name.startswith("conv") and name[-2:] in ("1d", "2d", "3d"):
-            return self.on_convolution
+            return self.convolved
         return super()._find(name)
 
-    def on_homogeneous(self, operation: Operation) -> bool:
+    def homogeneous(self, operation: Operation) -> bool:
         layout = self.layout(operation.operands[0])
         if len(operation.operands) > 1:
             return False
@@ -77,9 +77,9 @@ class ScaleWalk(Moves):
 
     def on_prelu(self, operation: Operation) -> bool:
         self.pin(self.layout(operation.operands[1]), operation.index, "prelu")
-        return self.on_same(operation)
+        return self.same(operation)
 
-    def on_addition(self, operation: Operation) -> bool:
+    def added(self, operation: Operation) -> bool:
         numbers = [one for one in (*operation.args[:2], operation.kwargs.get("other", 0)) if not isinstance(one, Ref)]
         if any(numbers):
             return False
@@ -113,7 +113,7 @@ class ScaleWalk(Moves):
 
     def on_mul(self, operation: Operation) -> bool:
         if len(operation.operands) == 1:
-            return isinstance(operation.args[0], Ref) and self.on_same(operation)
+            return isinstance(operation.args[0], Ref) and self.same(operation)
         one, other = operation.operands
         layouts = [self.layout(one), self.layout(other)]
         shape = self.shape(operation)
@@ -160,7 +160,7 @@ class ScaleWalk(Moves):
 
     on_mean = on_amax = on_amin = on_sum
 
-    def on_norm(self, operation: Operation) -> bool:
+    def normed(self, operation: Operation) -> bool:
         x = operation.operands[0]
         rank = len(self.trace.values[x].shape)
         self.pin(self.layout(x), operation.index, operation.name)
@@ -190,7 +190,7 @@ class ScaleWalk(Moves):
         rows = self._contract(operation, x, 1, weight, 1, 0)
         return self._biased(operation, self._passed(operation, x, 1), 1, rows, added)
 
-    def on_convolution(self, operation: Operation) -> bool:
+    def convolved(self, operation: Operation) -> bool:
         x, weight = operation.operands[:2]
         turned, groups = "transpose" in operation.name, operation.argument("groups", 1)
         spatial = int(operation.name[-2])

@@ -59,27 +59,27 @@ class PermutationWalk(Moves):
 
     def _find(self, name: str):
         if name in _ELEMENTWISE:
-            return self.on_elementwise
+            return self.elementwise
         if name in _REDUCTIONS:
-            return self.on_reduction
+            return self.folded
         if name in _SOFTMAXES:
             return self.on_softmax
         if name in RESAMPLERS or name in UPSAMPLERS:
-            return self.on_resampling
+            return self.resampled
         if name.startswith("conv") and name[-2:] in ("1d", "2d", "3d"):
-            return self.on_convolution
+            return self.convolved
         return super()._find(name)
 
     # Element by element, and along axes -------------------------------------------------------------------------
 
-    def on_elementwise(self, operation: Operation) -> bool:
+    def elementwise(self, operation: Operation) -> bool:
         layouts = [self.layout(index) for index in operation.operands]
         return len(operation.results) == 1 and self.together(operation, layouts)
 
     def on_prelu(self, operation: Operation) -> bool:
         x, weight = operation.operands
         if self.trace.values[weight].shape in ((1,), ()):
-            return self.on_same(operation)
+            return self.same(operation)
         rank = len(self.trace.values[x].shape)
         return self.together(operation, [self.layout(x), self.vector(weight, min(1, rank - 1), rank)])
 
@@ -92,7 +92,7 @@ class PermutationWalk(Moves):
         ]
         return self.together(operation, halves)
 
-    def on_reduction(self, operation: Operation) -> bool:
+    def folded(self, operation: Operation) -> bool:
         layout = self.layout(operation.operands[0])
         dims = reduced_dims(operation, len(layout.shape))
         if dims is None or len(operation.operands) > 1:
@@ -102,7 +102,7 @@ class PermutationWalk(Moves):
         return made.shape == self.shape(operation) and self.result(operation, made)
 
     def on_var_mean(self, operation: Operation) -> bool:
-        if not self.on_reduction(operation):
+        if not self.folded(operation):
             return False
         for index in operation.results:
             self.layouts[index] = self.layouts[operation.results[0]]
@@ -112,16 +112,16 @@ class PermutationWalk(Moves):
 
     def on_max(self, operation: Operation) -> bool:
         if len(operation.operands) == 2:
-            return self.on_elementwise(operation)
+            return self.elementwise(operation)
         if len(operation.results) == 1:
-            return self.on_reduction(operation)
+            return self.folded(operation)
         layout = self.layout(operation.operands[0])
         dims = reduced_dims(operation, len(layout.shape))
         if dims is None:
             return False
         # It tells where the largest stood, so what stands there must keep its order.
         self.layouts[operation.operands[0]] = self.fixed_along(operation, layout, dims, "tells where the largest stood")
-        return self.on_reduction(operation)
+        return self.folded(operation)
 
     on_min = on_max
 
@@ -137,7 +137,7 @@ class PermutationWalk(Moves):
 
     on_cumprod = on_logcumsumexp = on_cumsum
 
-    def on_resampling(self, operation: Operation) -> bool:
+    def resampled(self, operation: Operation) -> bool:
         layout = self.layout(operation.operands[0])
         spatial = next((int(letter) for letter in operation.name if letter in "123"), len(layout.shape) - 2)
         made = self.along(operation, layout, range(len(layout.shape) - spatial))
@@ -220,7 +220,7 @@ class PermutationWalk(Moves):
                 others.append(self.vector(index, axis, len(made.shape)))
         return self.together(operation, [made, *others])
 
-    def on_convolution(self, operation: Operation) -> bool:
+    def convolved(self, operation: Operation) -> bool:
         x, weight = operation.operands[:2]
         turned, groups = "transpose" in operation.name, operation.argument("groups", 1)
         spatial = int(operation.name[-2])

@@ -78,9 +78,9 @@ class Walk:
         return needed
 
     def _find(self, name: str) -> Callable[[Operation], bool]:
-        return getattr(self, f"on_{name}", self.on_other)
+        return getattr(self, f"on_{name}", self.unhandled)
 
-    def on_other(self, operation: Operation) -> bool:
+    def unhandled(self, operation: Operation) -> bool:
         return False
 
     # Values -----------------------------------------------------------------------------------------------------

@@ -47,14 +47,14 @@ def trace(model: nn.Module, *args: Any, **kwargs: Any) -> SkipGraph:
         raise SkipwayError(
             f"{lazy[0]} has no shape yet: run the model once on an input, so that its lazy modules are built"
         )
-    inputs = list(_named_inputs(model, args, kwargs))
+    inputs = list(named_inputs(model, args, kwargs))
     tensors = [tensor for _, tensor in inputs]
     keeper = Keeper([*inventory.tensors, *tensors])
     recorder = Recorder(inventory, keeper)
     indices = [recorder.add_input(tensor, name) for name, tensor in inputs]
     with unchanged(inventory, tensors):
         try:
-            with _recording(recorder):
+            with recording(recorder):
                 output = model(*args, **kwargs)
             outputs = list(_named_outputs(output))
         except SkipwayError:
@@ -74,7 +74,7 @@ def trace(model: nn.Module, *args: Any, **kwargs: Any) -> SkipGraph:
 
 
 @contextmanager
-def _recording(recorder: Recorder) -> Iterator[None]:
+def recording(recorder: Recorder) -> Iterator[None]:
     with ExitStack() as stack:
         # The many small records would set off full collections, each far longer than the pass itself.
         if gc.isenabled():
@@ -88,11 +88,11 @@ def _recording(recorder: Recorder) -> Iterator[None]:
         if "torch._dynamo" in sys.modules:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(_python_in_place_of_scripts(recorder))
-        for handle in (
-            register_module_forward_pre_hook(recorder.enter_module),
-            register_module_forward_hook(recorder.leave_module, with_kwargs=True, always_call=True),
-        ):
-            stack.callback(handle.remove)
+        stack.callback(register_module_forward_pre_hook(recorder.enter_module).remove)
+        leaving = register_module_forward_hook(recorder.leave_module, with_kwargs=True, always_call=True)
+        # Removing a global hook leaves its mark among those that take keyword arguments, and torch.compile warns of it.
+        stack.callback(torch.nn.modules.module._global_forward_hooks_with_kwargs.pop, leaving.id, None)
+        stack.callback(leaving.remove)
         stack.enter_context(recorder)
         yield
 
@@ -122,7 +122,7 @@ def _python_in_place_of_scripts(recorder: Recorder) -> Iterator[None]:
         scripted.__call__ = compiled_call
 
 
-def _named_inputs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
+def named_inputs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
     try:
         bound = inspect.signature(model.forward).bind(*args, **kwargs)
     except (TypeError, ValueError) as error:

@@ -49,6 +49,7 @@
     const axis = {
       gridcolor: css("--grid"), linecolor: css("--rule"), zeroline: false, automargin: true, ticks: "", fixedrange: touch,
     };
+    const last = Math.max(0, ...figure.panels.flatMap((panel) => panel.lines.flatMap((line) => line.x)));
     const small = { size: 12.5, color: css("--soft") };
     return {
       margin: { l: 50, r: 14, t: 12, b: 44 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
@@ -56,7 +57,11 @@
       modebar: { bgcolor: "rgba(0,0,0,0)", color: css("--rule"), activecolor: css("--accent") },
       hovermode: "x unified", dragmode: touch ? false : "zoom",
       hoverlabel: { bgcolor: css("--card"), bordercolor: css("--rule"), font: { color: css("--ink"), size: 12 } },
-      xaxis: { ...axis, title: { text: figure.xTitle, font: small, standoff: 8 }, tickfont: small },
+      xaxis: {
+        ...axis, title: { text: figure.xTitle, font: small, standoff: 8 }, tickfont: small,
+        // Between whole epochs or layers there is nothing.
+        ...(last <= 12 ? { dtick: 1 } : {}),
+      },
       yaxis: {
         ...axis, title: { text: figure.yTitle, font: small, standoff: 6 }, tickfont: small,
         ...(figure.logY ? { type: "log", exponentformat: "power", dtick: 1 } : {}),

@@ -103,7 +103,7 @@ def load_images(source: str | Path, samples: int | None = None, image_size: int 
     most; `image_size` brings images to that many pixels a side. Raises SkipwayError where the data cannot be used.
 
     >>> load_images("digits").train_images.shape
-    torch.Size([1437, 1, 8, 8])
+    torch.Size([1438, 1, 8, 8])
     """
     check_source(source)
     if str(source) in EMBEDDED:

@@ -14,7 +14,7 @@ from skipway.errors import SkipwayError
 from skipway.graph.ir import Site, Trace, Value
 from skipway.graph.record import Recorder
 from skipway.graph.state import Inventory, Keeper, unchanged
-from skipway.graph.tracing import _named_inputs, _recording, tensors_named
+from skipway.graph.tracing import named_inputs, recording, tensors_named
 
 # A gate closer than this to 0 or 1 passes less than a thousandth of the gradient on to what computes it.
 SATURATION = 1e-3
@@ -56,7 +56,7 @@ class Gradients:
 
 def responses(model: nn.Module, args: Any, kwargs: Any, trace: Trace, values: Iterable[int]) -> Responses:
     """Run the model once more as it was traced, and measure these values of the trace as they are made."""
-    inputs = list(_named_inputs(model, args, kwargs))
+    inputs = list(named_inputs(model, args, kwargs))
     inventory = Inventory.of(model)
     wanted = {_key(trace, trace.values[value]) for value in values}
     measured: dict[tuple[Site | str, int], Response] = {
@@ -69,7 +69,7 @@ def responses(model: nn.Module, args: Any, kwargs: Any, trace: Trace, values: It
         observer.add_input(tensor, name)
     with unchanged(inventory, tensors):
         try:
-            with _recording(observer):
+            with recording(observer):
                 model(*args, **kwargs)
         finally:
             keeper.restore()
@@ -110,7 +110,7 @@ def _measure(tensor: Tensor) -> Response:
 
 def carries_data(model: nn.Module, args: Any, kwargs: Any) -> bool:
     """Whether the inputs are numbers that vary: zeros or ones stand for a shape, and a meta tensor holds nothing."""
-    tensors = [tensor for _, tensor in _named_inputs(model, args, kwargs)]
+    tensors = [tensor for _, tensor in named_inputs(model, args, kwargs)]
     held = (*tensors, *model.parameters())
     if not tensors or any(tensor.device.type == "meta" for tensor in held):
         return False
@@ -123,7 +123,7 @@ def gradients(model: nn.Module, args: Any, kwargs: Any, loss: Callable[[Any], An
 
     Raises SkipwayError where the loss fails or is not one number.
     """
-    tensors = [tensor for _, tensor in _named_inputs(model, args, kwargs)]
+    tensors = [tensor for _, tensor in named_inputs(model, args, kwargs)]
     inventory = Inventory.of(model)
     if any(tensor.device.type == "meta" for tensor in (*inventory.tensors, *tensors)):
         raise SkipwayError(
