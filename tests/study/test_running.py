@@ -119,7 +119,7 @@ def test_ctrl_c_among_workers_keeps_what_is_done(tmp_path: Path):
     What the workers left, and what was made of it, is what one process makes from the start.
     """
     script = tmp_path / "run.py"
-    values = {**SMALL, "skip": ["stochastic-depth"], "seeds": list(range(6)), "epochs": 40}
+    values = {**SMALL, "skip": ["stochastic-depth"], "seeds": list(range(6)), "epochs": 20}
     script.write_text(
         "import sys\nfrom skipway.study import Study\n"
         f"if __name__ == '__main__':\n    Study(**{values!r}).run(sys.argv[1], workers=2, quiet=True)\n"
