@@ -109,10 +109,10 @@ def test_channels_last_gives_the_same_and_stays_so(name: str, dims: int) -> None
 @pytest.mark.usefixtures("no_shape_checks")
 def test_it_compiles_into_one_graph(name: str) -> None:
     torch._dynamo.reset()
-    stack = stage(name, 2).eval()
+    block = stage(name, 2)[0].eval()
     x = torch.randn(SHAPES[2])
-    compiled = torch.compile(stack, backend="eager", fullgraph=True)
-    torch.testing.assert_close(compiled(x), stack(x))
+    compiled = torch.compile(block, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), block(x))
 
 
 @every_name

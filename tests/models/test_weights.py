@@ -65,8 +65,10 @@ WRITTEN: dict[str, Callable[[State], Any]] = {
 }
 
 
-@pytest.mark.parametrize("suffix", [".pt", ".pth", ".th", ".bin", ".ckpt"])
-@pytest.mark.parametrize("way", WRITTEN)
+@pytest.mark.parametrize(
+    ("way", "suffix"),
+    [*((way, ".pt") for way in WRITTEN), *(("bare", suffix) for suffix in (".pth", ".th", ".bin", ".ckpt", ""))],
+)
 def test_torch_files(trained: nn.Module, way: str, suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"weights{suffix}"
     torch.save(WRITTEN[way](trained.state_dict()), path)
