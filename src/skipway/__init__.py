@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from skipway import connect as connect
+    from skipway import edit as edit
     from skipway import graph as graph
     from skipway import models as models
+    from skipway import probe as probe
     from skipway import study as study
     from skipway.connect import Connection as Connection
     from skipway.connect import Constant as Constant
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_PACKAGES = ("connect", "graph", "models", "study")
+_PACKAGES = ("connect", "edit", "graph", "models", "probe", "study")
 _CONNECT = (
     "Connection",
     "Constant",

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from skipway.cli.app import main
-from skipway.cli.inputs import made, told
+from skipway.cli.inputs import told
+from skipway.graph.inputs import made
 from skipway.cli.sources import suggestion
 
 NETS = """

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from skipway.cli.inputs import Example, guesses
 from skipway.cli.sources import Source, suggestion
 from skipway.errors import SkipwayError
+from skipway.graph.inputs import Example, guesses
 
 
 def factory_source(module_name: str, attribute: str) -> Source:

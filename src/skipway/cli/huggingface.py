@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from skipway.cli.inputs import Example, made
 from skipway.cli.sources import Source, suggestion
 from skipway.errors import SkipwayError, missing_extra
+from skipway.graph.inputs import Example, made
 
 _TOKENS = 16
 _SAMPLES = 16000

@@ -11,27 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from skipway.errors import SkipwayError, choose
-
-Example = tuple[tuple[Any, ...], dict[str, Any]]
+from skipway.graph.inputs import Example, made
 
 _INPUT = re.compile(r"(?:(?P<name>[A-Za-z_]\w*)=)?(?P<shape>\d+(?:[x,×]\d+)*)(?::(?P<dtype>\w+))?")
 _DTYPES = {
     "float32": torch.float32, "float64": torch.float64, "float16": torch.float16, "bfloat16": torch.bfloat16,
     "int64": torch.int64, "int32": torch.int32, "uint8": torch.uint8, "bool": torch.bool, "complex64": torch.complex64,
 }  # fmt: skip
-_WIDEST = 224
-
-
-def made(shape: Sequence[int], device: str, dtype: torch.dtype = torch.float32, below: int = 2) -> Tensor:
-    """A tensor to run a model on: normal numbers, integers from 0 to `below` - 1, or True; always the same."""
-    if device == "meta":
-        return torch.empty(tuple(shape), dtype=dtype, device="meta")
-    generator = torch.Generator().manual_seed(0)
-    if dtype == torch.bool:
-        return torch.ones(tuple(shape), dtype=dtype)
-    if dtype.is_floating_point or dtype.is_complex:
-        return torch.randn(tuple(shape), generator=generator).to(dtype)
-    return torch.randint(below, tuple(shape), generator=generator, dtype=torch.int64).to(dtype)
 
 
 def parse(texts: Sequence[str], model: nn.Module, device: str) -> Example:
@@ -59,33 +45,6 @@ def parse(texts: Sequence[str], model: nn.Module, device: str) -> Example:
             choose(f"input of {type(model).__name__}", match["name"], parameters)
         kwargs[match["name"]] = tensor
     return tuple(args), kwargs
-
-
-def guesses(model: nn.Module, device: str) -> list[Example]:
-    """Inputs that suit the first layer of a model that says nothing of its inputs, the likeliest first.
-
-    `example_input_array`, as Lightning modules have it, is taken as it is.
-    """
-    given = getattr(model, "example_input_array", None)
-    if isinstance(given, Tensor):
-        return [((given.to(device),), {})]
-    if isinstance(given, (tuple, list)):
-        return [(tuple(part.to(device) if isinstance(part, Tensor) else part for part in given), {})]
-    for module in model.modules():
-        if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
-            n = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}[
-                next(t for t in (nn.Conv1d, nn.Conv2d, nn.Conv3d) if isinstance(module, t))
-            ]
-            sides = {1: (1024,), 2: (_WIDEST, 32, 28), 3: (32,)}[n]
-            return [((made((1, module.in_channels, *[side] * n), device),), {}) for side in sides]
-        if isinstance(module, nn.Embedding):
-            return [((made((1, 16), device, torch.int64, module.num_embeddings),), {})]
-        if isinstance(module, nn.Linear):
-            shapes = ((1, module.in_features), (1, 16, module.in_features))
-            return [((made(shape, device),), {}) for shape in shapes]
-        if isinstance(module, (nn.RNN, nn.LSTM, nn.GRU)):
-            return [((made((1, 16, module.input_size), device),), {})]
-    return []
 
 
 def told(example: Example) -> str:

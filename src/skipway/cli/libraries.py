@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import nn
 
-from skipway.cli.inputs import Example, made
 from skipway.cli.sources import Source, near
 from skipway.errors import SkipwayError, missing_extra
+from skipway.graph.inputs import Example, made
 
 
 def torchvision_source(name: str, weights: bool) -> Source:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from skipway.cli.inputs import Example
 from skipway.errors import SkipwayError
+from skipway.graph.inputs import Example
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,10 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from skipway.cli.inputs import Example, made, parse, told
+from skipway.cli.inputs import parse, told
 from skipway.cli.sources import Source
 from skipway.errors import SkipwayError
+from skipway.graph.inputs import Example, made
 
 Result = TypeVar("Result")
 

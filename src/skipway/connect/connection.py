@@ -49,8 +49,18 @@ class Connection(nn.Module):
         """A stage's output from its last stream."""
         return stream
 
+    def leaves_out(self) -> bool:
+        """Whether this pass is to do without the branch: drawn anew at each call where that is left to chance."""
+        return False
+
+    def without(self, stream: Any) -> Any:
+        """The stream past a branch that is not run."""
+        raise NotImplementedError
+
     def forward(self, stream: Any, branch: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Any:
         """Run the branch on what is read, and write: further arguments go to the branch as they are."""
+        if self.leaves_out():
+            return self.without(stream)
         read = self.read(stream)
         return self.write(stream, branch(read, *args, **kwargs), read)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -126,12 +125,8 @@ class ResidualConnection(PlacedConnection):
         carries_bare = isinstance(self._modules["shortcut"], nn.Identity) or not isinstance(shortcut, Projection)
         self._shares_read = bool(self.placement.before) and not carries_bare
 
-    def forward(
-        self, stream: Float[Tensor, "..."], branch: Callable[..., Any], *args: Any, **kwargs: Any
-    ) -> Float[Tensor, "..."]:
-        if self.drop is not None and self.drop.active and self.drop.drops_branch():
-            return self._leave_out(stream)
-        return super().forward(stream, branch, *args, **kwargs)
+    def leaves_out(self) -> bool:
+        return self.drop is not None and self.drop.active and self.drop.drops_branch()
 
     def write(
         self, stream: Float[Tensor, "..."], value: Any, read: Float[Tensor, "..."] | None = None
@@ -155,8 +150,11 @@ class ResidualConnection(PlacedConnection):
             value, fresh = value * keep, True
         if self.skip.merge == "concat":
             return self._finish(torch.cat((shortcut, value), dim=self.site.channel_axis), fresh=True)
-        overwrites = fresh and value.dtype == shortcut.dtype
-        return self._finish(value.add_(shortcut) if overwrites else shortcut + value, fresh=True)
+        if fresh and value.dtype == shortcut.dtype:
+            value += shortcut
+        else:
+            value = shortcut + value
+        return self._finish(value, fresh=True)
 
     def _carry(self, source: Tensor) -> Tensor:
         shortcut = self.part("shortcut")
@@ -164,8 +162,7 @@ class ResidualConnection(PlacedConnection):
         carried = shortcut(source)
         return carried if self.shortcut_scale is None else self.shortcut_scale(carried)
 
-    def _leave_out(self, stream: Tensor) -> Tensor:
-        """The stream past a branch that is not run."""
+    def without(self, stream: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         self.site.check_stream(stream)
         carried = self._carry(self.read(stream) if self._shares_read else stream)
         if self.skip.merge == "concat":

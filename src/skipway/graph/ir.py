@@ -106,7 +106,9 @@ class Operation:
     with a `Ref` where a tensor was. `operands` are the values read, in the order in which they appear there (an
     in-place operation reads the old value of what it changes); `results` are the values made. `call` is the index of
     the module call whose own code ran it. `gradient` is False where autograd would record nothing: under `no_grad`,
-    and for `detach` and `.data`.
+    and for `detach` and `.data`. `after` is the call that ended last in that code before (None: none yet), and `step`
+    the number of operations of the same name that the code ran since: with them an operation is found again by
+    watching only what lies between two calls.
     """
 
     index: int
@@ -119,6 +121,8 @@ class Operation:
     call: int
     inplace: bool = False
     gradient: bool = True
+    after: int | None = None
+    step: int = 0
 
     def argument(self, name: str, default: Any = None) -> Any:
         """An argument by name, whether it was given by position or by keyword; a `Ref` where it was a tensor.
@@ -145,7 +149,8 @@ class Call:
     """One call of a module: `graph.operations[start:stop]`, its children's operations included.
 
     `ordinal` counts the calls of the same module; `parent` is the index of the call around it (None for the model
-    itself); `kind` is the class's name.
+    itself); `kind` is the class's name. `given` and `returned` are the tensors that it took and gave back, in the order
+    in which its arguments and its result hold them: indices of values, -1 for what the trace does not keep.
     """
 
     index: int
@@ -156,6 +161,8 @@ class Call:
     training: bool
     start: int
     stop: int
+    given: tuple[int, ...] = ()
+    returned: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,7 @@ class Recorder(SiteMode):
     def enter_module(self, module: nn.Module, args: Any) -> None:
         """A call begins; a compiled module may change its buffers out of sight."""
         super().enter_module(module, args)
+        self._frames[-1].given = self._known_values(args)
         if isinstance(module, torch.jit.ScriptModule):
             for buffer in module.buffers():
                 self._keeper.keep(buffer)
@@ -77,7 +78,16 @@ class Recorder(SiteMode):
         hidden = [tensor for tensor in returned if self._unseen(tensor)]
         if hidden:
             self._hide(module, (args, kwargs), hidden)
+        frame = self._frames[-1]
+        if frame.module is module:
+            frame.given += self._known_values(kwargs)
+            frame.returned = self._known_values(output)
         super().leave_module(module, args, *rest)
+
+    def _known_values(self, item: Any) -> tuple[int, ...]:
+        """The values that the tensors in nested containers hold, -1 for those that no operation has met yet."""
+        found = [(self._known.get(id(tensor)), tensor) for tensor in tensors_in(item)]
+        return tuple([-1 if known is None or known[0]() is not tensor else known[1] for known, tensor in found])
 
     def _hide(self, module: nn.Module, given: Any, results: list[Tensor]) -> None:
         """Make one operation of a module whose results came about where no torch function was seen."""
@@ -199,7 +209,8 @@ class Recorder(SiteMode):
         operands: list[int] = []
         written = tuple([self._write(item, operands) for item in args])
         written_kwargs = {key: self._write(item, operands) for key, item in kwargs.items()} if kwargs else {}
-        site, call = self.site(name, inplace), max(self._frames[-1].call, 0)
+        site, frame = self.site(name, inplace), self._frames[-1]
+        step = frame.since[site.operation] - 1
         index = len(self.operations)
         read = [self.values[operand] for operand in (operands[:1] if name in VIEWS else operands)]
         fed = any(value.fed for value in read)
@@ -216,9 +227,11 @@ class Recorder(SiteMode):
             if not inplace and (tensor._base is not None or name in ("detach", "data")):
                 self._share(args, tensor, made[-1])
         gradient = self._gradient and name not in ("detach", "data")
-        self.operations.append(
-            Operation(index, site, name, written, written_kwargs, tuple(operands), tuple(made), call, inplace, gradient)
-        )
+        operation = Operation(
+            index, site, name, written, written_kwargs, tuple(operands), tuple(made), max(frame.call, 0), inplace,
+            gradient, frame.latest, step,
+        )  # fmt: skip
+        self.operations.append(operation)
 
     def _share(self, args: Any, tensor: Tensor, value: int) -> None:
         source = args[0] if args and isinstance(args[0], Tensor) else None

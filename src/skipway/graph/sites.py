@@ -15,7 +15,10 @@ from skipway.graph.state import Inventory
 class _Frame:
     """One module call that is still running: which, and how often each operation ran in it."""
 
-    __slots__ = ("call", "counts", "kind", "module", "ordinal", "parent", "path", "start", "stop", "training")
+    __slots__ = (
+        "call", "counts", "given", "kind", "latest", "module", "ordinal", "parent", "path", "returned", "since",
+        "start", "stop", "training",
+    )  # fmt: skip
 
     def __init__(self, module: nn.Module | None, path: str, ordinal: int, call: int, parent: int, start: int):
         self.module = module
@@ -27,10 +30,17 @@ class _Frame:
         self.kind = getattr(module, "original_name", None) or type(module).__name__
         self.training = module is not None and module.training
         self.counts: dict[str, int] = {}
+        self.latest: int | None = None
+        self.since: dict[str, int] = {}
+        self.given: tuple[int, ...] = ()
+        self.returned: tuple[int, ...] = ()
 
     def as_call(self) -> Call:
         parent = self.parent if self.parent >= 0 else None
-        return Call(self.call, self.path, self.kind, self.ordinal, parent, self.training, self.start, self.stop)
+        return Call(
+            self.call, self.path, self.kind, self.ordinal, parent, self.training, self.start, self.stop,
+            self.given, self.returned,
+        )  # fmt: skip
 
 
 class SiteMode(TorchFunctionMode):
@@ -70,6 +80,9 @@ class SiteMode(TorchFunctionMode):
         """How many operations came before: what the bounds of calls count."""
         return 0
 
+    def opaque(self, what: str, read: tuple[Tensor, ...], results: list[Tensor]) -> None:
+        """Called where `what` computed the results from what it read without any operation being seen."""
+
     def enter_module(self, module: nn.Module, args: Any) -> None:
         """A global forward pre-hook: a call of `module` begins."""
         key = id(module)
@@ -90,6 +103,8 @@ class SiteMode(TorchFunctionMode):
             frame = self._frames.pop()
             frame.stop = self.position
             if frame.module is module:
+                around = self._frames[-1]
+                around.latest, around.since = frame.call, {}
                 return
 
     def called(self, func: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Named, bool]:
@@ -111,6 +126,7 @@ class SiteMode(TorchFunctionMode):
         operation = f"{name}_" if inplace else name
         ordinal = frame.counts.get(operation, 0)
         frame.counts[operation] = ordinal + 1
+        frame.since[operation] = frame.since.get(operation, 0) + 1
         return Site(frame.path, operation, ordinal, frame.ordinal)
 
 

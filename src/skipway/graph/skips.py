@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from skipway.graph.blend import join_blends
@@ -36,8 +36,8 @@ class Skip:
     `span` counts the weight layers bypassed. `long` is True from encoder to decoder: the branch goes down and comes up
     again in resolution, or encloses several other skips. `gradient` is False where the shortcut passes a `detach` or
     `no_grad`. `source`, `carried` (the operand of the merge that is the shortcut) and `branches` (those that are
-    branches) are indices of the trace's values, `merge` and the `*_operations` of its operations; the `*_modules` are
-    the outermost modules that lie wholly inside.
+    branches) are indices of the values of `trace`, `merge` and the `*_operations` of its operations; the `*_modules`
+    are the outermost modules that lie wholly inside.
     """
 
     index: int
@@ -58,6 +58,7 @@ class Skip:
     source_shape: tuple[int, ...]
     branch_shape: tuple[int, ...]
     shape: tuple[int, ...]
+    trace: Trace = field(repr=False, compare=False)
 
     def __str__(self) -> str:
         return f"{self.site} ({self.kind}, {self.shortcut}, past {self.span.fewest} to {self.span.most} weight layers)"
@@ -120,6 +121,7 @@ def _describe(index: int, trace: Trace, flow: Flow, found: Found, region: Region
         source_shape=trace.values[found.source].shape,
         branch_shape=trace.values[branch].shape,
         shape=trace.values[result].shape,
+        trace=trace,
     )
 
 

@@ -19,7 +19,7 @@ from torch.nn.parameter import is_lazy
 from skipway.errors import SkipwayError
 from skipway.graph.ir import Call, Operation, Ref, Trace, Value
 from skipway.graph.record import Recorder
-from skipway.graph.sites import tensors_in
+from skipway.graph.sites import SiteMode, tensors_in
 from skipway.graph.skipgraph import SkipGraph
 from skipway.graph.state import Inventory, Keeper, unchanged
 
@@ -74,7 +74,7 @@ def trace(model: nn.Module, *args: Any, **kwargs: Any) -> SkipGraph:
 
 
 @contextmanager
-def recording(recorder: Recorder) -> Iterator[None]:
+def recording(recorder: SiteMode) -> Iterator[None]:
     with ExitStack() as stack:
         # The many small records would set off full collections, each far longer than the pass itself.
         if gc.isenabled():
@@ -98,7 +98,7 @@ def recording(recorder: Recorder) -> Iterator[None]:
 
 
 @contextmanager
-def _python_in_place_of_scripts(recorder: Recorder) -> Iterator[None]:
+def _python_in_place_of_scripts(recorder: SiteMode) -> Iterator[None]:
     """Run the Python source of scripted functions, whose compiled form hides its operations."""
     scripted: Any = torch._C.ScriptFunction
     compiled_call = scripted.__call__
@@ -213,14 +213,21 @@ def _compact(
                   {key: _renumber(item, numbers) for key, item in operation.kwargs.items()},
                   tuple(numbers[index] for index in operation.operands),
                   tuple(numbers[index] for index in operation.results),
-                  operation.call, operation.inplace, operation.gradient)
+                  operation.call, operation.inplace, operation.gradient, operation.after, operation.step)
         for place, operation in enumerate(kept)
     ]  # fmt: skip
     # How many kept operations lie before each recorded one: what the bounds of the calls become.
     before = [0]
     for operation in operations:
         before.append(before[-1] + (operation.index in places))
-    new_calls = tuple(dataclasses.replace(call, start=before[call.start], stop=before[call.stop]) for call in calls)
+    new_calls = tuple(
+        dataclasses.replace(
+            call, start=before[call.start], stop=before[call.stop],
+            given=tuple(numbers.get(index, -1) for index in call.given),
+            returned=tuple(numbers.get(index, -1) for index in call.returned),
+        )
+        for call in calls
+    )  # fmt: skip
     return (
         new_values,
         new_operations,

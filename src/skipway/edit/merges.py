@@ -1,0 +1,256 @@
+"""The operations that merge a skip, and what an edit makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from skipway.connect import Connection
+from skipway.errors import SkipwayError
+from skipway.graph.ir import Operation, Ref, Trace
+from skipway.graph.skips import Skip
+
+Path = tuple[int | str, ...]
+
+SUMS = ("add", "sub", "rsub")
+MERGES = (*SUMS, "lerp", "cat", "stack", "hstack", "vstack", "dstack", "column_stack", "addcmul", "where")
+
+
+@dataclass(frozen=True)
+class Junction:
+    """One operation of a merge, with the operands that lead to the shortcut and to the branches.
+
+    A merge is one operation, or several sums in a row (x + f(x) + g(x)): in one the shortcut enters (`shortcut` is
+    where among the arguments), those after it carry it on (`through`).
+    """
+
+    operation: Operation
+    shortcut: Path | None
+    through: Path | None
+    branches: tuple[Path, ...]
+
+
+def junctions(skip: Skip) -> tuple[Junction, ...]:
+    """The operations that merge a skip, from the one where the shortcut enters to the last.
+
+    Raises SkipwayError for a merge by an operation that no edit can replace.
+    """
+    trace = skip.trace
+    found = _walk(trace, skip, trace.operations[skip.merge])
+    if found is None:
+        raise SkipwayError(f"the skip at {skip.site} has a shortcut that does not enter its merge as a tensor of its own")
+    for junction in found:
+        name = junction.operation.name
+        if name not in MERGES:
+            raise SkipwayError(
+                f"the skip at {skip.site} is merged by {name!r}, which cannot be replaced: only sums, blends and "
+                "concatenations can; rewrite that line of the model as one of them"
+            )
+    return tuple(found)
+
+
+def _walk(trace: Trace, skip: Skip, operation: Operation) -> list[Junction] | None:
+    places = list(_references((*operation.args, operation.kwargs)))
+    here = [path for path, value in places if value == skip.carried]
+    others = tuple(path for path, value in places if value != skip.carried and _fed(trace, value))
+    if here:
+        return [Junction(operation, here[0], None, others)]
+    for path, value in places:
+        made = trace.operation_of(value)
+        if value in skip.branches or made is None or made.name not in SUMS:
+            continue
+        inner = _walk(trace, skip, made)
+        if inner is not None:
+            return [*inner, Junction(operation, None, path, tuple(other for other in others if other != path))]
+    return None
+
+
+def _fed(trace: Trace, value: int) -> bool:
+    return trace.values[value].fed or trace.values[value].live
+
+
+def _references(args: tuple[Any, ...]) -> Iterator[tuple[Path, int]]:
+    """The tensors among the arguments: where each stands, and its value. The last entry holds the keyword arguments."""
+    for position, item in enumerate(args[:-1]):
+        yield from _inside((position,), item)
+    for key, item in args[-1].items():
+        yield from _inside((key,), item)
+
+
+def _inside(path: Path, item: Any) -> Iterator[tuple[Path, int]]:
+    if isinstance(item, Ref):
+        yield path, item.value
+    elif isinstance(item, tuple):
+        for position, part in enumerate(item):
+            yield from _inside((*path, position), part)
+
+
+@dataclass
+class EditState:
+    """What the parts of one edited skip tell each other in a pass; between passes, nothing."""
+
+    connection: Connection | None = None
+    left_out: bool = False
+    turns: dict[str, int] = field(default_factory=dict)
+    stream: Tensor | None = None
+    source: Tensor | None = None
+    read: Tensor | None = None
+
+    def reset(self) -> None:
+        """Forget the pass that has ended, or broke off."""
+        self.left_out, self.turns = False, {}
+        self.stream = self.source = self.read = None
+
+
+@dataclass
+class Dropping:
+    """Computes a merge without some of its operands: what cuts and lesions put in its place."""
+
+    operation: str
+    dropped: set[Path] = field(default_factory=set)
+
+    def __call__(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        result = without(self.operation, function, args, kwargs, self.dropped)
+        return _written(function, args, result)
+
+
+@dataclass
+class Entering:
+    """Where the shortcut enters a merge of several sums that is swapped: it is kept for the last of them."""
+
+    operation: str
+    junction: Junction
+    state: EditState
+
+    def __call__(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        assert self.junction.shortcut is not None
+        self.state.stream = without(self.operation, function, args, kwargs, set(self.junction.branches))
+        value = without(self.operation, function, args, kwargs, {self.junction.shortcut})
+        return _written(function, args, value)
+
+
+@dataclass
+class Writing:
+    """The last operation of a merge that is swapped: the connection writes the branch to the shortcut."""
+
+    operation: str
+    junction: Junction
+    state: EditState
+
+    def __call__(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        state, connection = self.state, self.state.connection
+        assert connection is not None
+        given = args
+        if _method_in_place(function) and args[0].device.type != "meta":
+            args = (args[0].clone(), *args[1:])
+        if self.junction.shortcut is not None:
+            joins = self.operation == "cat"
+            stream = _at(self.junction.shortcut, args, kwargs) if joins else without(
+                self.operation, function, args, kwargs, set(self.junction.branches)
+            )  # fmt: skip
+            value = _at(self.junction.branches[0], args, kwargs) if joins else None
+        else:
+            assert state.stream is not None
+            stream, value, joins = state.stream, None, False
+        if state.left_out:
+            result = connection.without(stream)
+        else:
+            if value is None:
+                dropped = set() if self.junction.shortcut is None else {self.junction.shortcut}
+                value = without(self.operation, function, args, kwargs, dropped)
+            result = connection.write(stream, value, state.read)
+        if joins and self.junction.shortcut == (0, 1):
+            size = stream.size(_axis(args, kwargs))
+            result = torch.roll(result, -size, _axis(args, kwargs))
+        state.reset()
+        return _written(function, given, result)
+
+
+def without(operation: str, function: Any, args: Any, kwargs: dict[str, Any], dropped: set[Path]) -> Any:
+    """The value of an operation as if some operands were zero, computing as little as possible."""
+    if not dropped:
+        return _again(operation, function)(*args, **kwargs)
+    plain = operation in ("add", "sub") and not kwargs and len(args) == 2
+    if plain and len(dropped) == 1 and all(isinstance(item, Tensor) for item in args):
+        (gone,) = dropped
+        left = args[1 - int(gone[0])]
+        if operation == "add":
+            return left
+        return left if gone == (1,) else -left
+    kept = next((item for path, item in _tensors(args, kwargs) if path not in dropped and item.device.type != "meta"), None)
+    like = kept if kept is not None else next(item for _, item in _tensors(args, kwargs))
+    args, kwargs = _replaced(args, kwargs, dropped, like, operation in SUMS)
+    return _again(operation, function)(*args, **kwargs)
+
+
+def _again(operation: str, function: Any) -> Callable[..., Any]:
+    """The function of an operation that leaves its operands as they are."""
+    return getattr(torch, operation) if hasattr(torch, operation) else function
+
+
+def _replaced(args: Any, kwargs: Any, dropped: set[Path], like: Tensor, scalar: bool) -> tuple[Any, dict[str, Any]]:
+    def zero(item: Tensor) -> Tensor:
+        dtype = item.dtype if item.dtype.is_floating_point or item.dtype.is_complex else like.dtype
+        return torch.zeros(() if scalar else item.shape, dtype=dtype, device=like.device)
+
+    def change(item: Any, path: Path) -> Any:
+        if isinstance(item, Tensor):
+            return zero(item) if path in dropped else item
+        if isinstance(item, (tuple, list)):
+            return type(item)([change(part, (*path, position)) for position, part in enumerate(item)])
+        return item
+
+    changed = tuple(change(item, (position,)) for position, item in enumerate(args))
+    return changed, {key: change(item, (key,)) for key, item in kwargs.items()}
+
+
+def _tensors(args: Any, kwargs: Any) -> Iterator[tuple[Path, Tensor]]:
+    def look(path: Path, item: Any) -> Iterator[tuple[Path, Tensor]]:
+        if isinstance(item, Tensor):
+            yield path, item
+        elif isinstance(item, (tuple, list)):
+            for position, part in enumerate(item):
+                yield from look((*path, position), part)
+
+    for position, item in enumerate(args):
+        yield from look((position,), item)
+    for key, item in kwargs.items():
+        yield from look((key,), item)
+
+
+def _at(path: Path, args: Any, kwargs: Any) -> Any:
+    item: Any = args[path[0]] if isinstance(path[0], int) else kwargs[path[0]]
+    for position in path[1:]:
+        item = item[position]
+    return item
+
+
+def _axis(args: Any, kwargs: Any) -> int:
+    given = args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("axis", 0))
+    return int(given)
+
+
+def _method_in_place(function: Any) -> bool:
+    """Whether a call changes its first argument for those who do not look at what it returns, as `x.add_(y)` does."""
+    name = getattr(function, "__name__", "").split(".")[0]
+    return name.endswith("_") and not name.endswith("__")
+
+
+def _written(function: Any, args: Any, result: Any) -> Any:
+    """The result, put into the tensor that the replaced operation would have changed."""
+    if not _method_in_place(function) or result is args[0]:
+        return result
+    target = args[0]
+    if not target.is_meta:
+        return target.copy_(result)
+    # The branch was not run, so there is no memory to write to: its stand-in becomes the result, where nothing forbids it.
+    with suppress(RuntimeError):
+        result = result.view_as(result)
+        torch.utils.swap_tensors(target, result)
+        return target
+    return result

@@ -1,0 +1,45 @@
+"""Running on the meta device, where tensors have shapes and types but no content."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+
+class Spreading(TorchFunctionMode):
+    """While it is on, an operation that meets a tensor on the meta device runs there as a whole."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        flat, layout = tree_flatten((args, kwargs))
+        if any(isinstance(item, Tensor) and item.is_meta for item in flat):
+            moves = getattr(func, "__name__", "") in _MOVES
+            args, kwargs = tree_unflatten([_stay(item) if moves else to_meta(item) for item in flat], layout)
+            if moves and func.__name__ != "to":
+                return args[0]
+        return func(*args, **kwargs)
+
+
+_MOVES = ("to", "cpu", "cuda")
+
+
+def _stay(item: Any) -> Any:
+    """An argument of a move to a device, as a move to where the tensor is."""
+    is_device = isinstance(item, torch.device) or (isinstance(item, str) and item not in ("memory_format",))
+    return "meta" if is_device else to_meta(item)
+
+
+def to_meta(item: Any) -> Any:
+    """A tensor's shape and type without its content."""
+    if not isinstance(item, Tensor) or item.is_meta:
+        return item
+    return torch.empty_strided(item.shape, item.stride(), dtype=item.dtype, device="meta")
+
+
+def unrolled() -> bool:
+    """Whether a compiler or an exporter writes the model down, which then leaves out by itself what nothing reads."""
+    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
