@@ -17,15 +17,19 @@ def _blocks(language: str) -> list[str]:
 
 def test_the_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     monkeypatch.chdir(tmp_path)
-    _, building, seeing, comparing = _blocks("python")
+    _, building, seeing, changing, measuring, comparing = _blocks("python")
     names: dict = {"branch": nn.Conv2d(64, 64, 3, padding=1), "branches": [nn.Conv2d(64, 64, 1) for _ in range(3)]}
     exec(building, names)
     assert names["block"](torch.zeros(1, 64, 4, 4)).shape == names["stack"](torch.zeros(1, 64, 4, 4)).shape
     assert names["plain"](torch.zeros(1, 3, 32, 32)).shape == (1, 10)
-    names.update(model=names["net"].eval(), images=torch.randn(2, 3, 32, 32))
+    names.update(model=names["net"].eval(), images=torch.randn(2, 3, 16, 16))
     exec(seeing, names)
     assert (tmp_path / "map.svg").is_file()
     assert names["graph"].paths().total == 2**27
+    exec(changing, names)
+    assert torch.allclose(names["fast"](names["images"]), names["model"](names["images"]), atol=1e-4)
+    names.update(batch=(names["images"], torch.tensor([0, 1])), loss="cross_entropy")
+    exec(measuring.replace("steps=51", "steps=3"), names)
     for long, short in SMALLER.items():
         assert long in comparing
         comparing = comparing.replace(long, short)

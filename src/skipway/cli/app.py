@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from skipway.cli.probe import probe, report
 from skipway.cli.see import doctor, trace
 from skipway.cli.study import study_app
 from skipway.errors import SkipwayError
@@ -24,6 +25,8 @@ app = typer.Typer(
 app.add_typer(study_app, name="study")
 app.command()(trace)
 app.command()(doctor)
+app.command()(probe)
+app.command()(report)
 
 
 @app.command()

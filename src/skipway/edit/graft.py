@@ -16,7 +16,7 @@ from skipway.edit.homes import home_for
 from skipway.edit.layout import channel_axis, site_for
 from skipway.edit.leaving_out import Stub
 from skipway.edit.log import Change, Parameters, apply
-from skipway.edit.merges import EditState
+from skipway.edit.merges import EditState, apart
 from skipway.edit.meta import unrolled
 from skipway.edit.shapes import static_site
 from skipway.edit.stale import check
@@ -63,7 +63,10 @@ class Closing(Stub):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self.state.stream is None:
-            raise SkipwayError(f"{self.path} ran before the first module of the run that a skip was grafted around")
+            raise SkipwayError(
+                f"{self.path} ran without the first module of the run that a skip was grafted around before it: the "
+                "modules of a run run together, and gradient checkpointing must take them together"
+            )
         return self.close(self.stand_ins(args, kwargs) if self.leaves_out else self.run(*args, **kwargs))
 
     @property
@@ -80,7 +83,7 @@ class Closing(Stub):
         if place is None:
             raise SkipwayError(f"{self.path} gives no tensor that a skip could be added to")
         if state.left_out:
-            flat[place] = state.connection.without(state.stream)
+            flat[place] = apart(state.connection.without(state.stream), state.stream)
         else:
             flat[place] = state.connection.write(state.stream, flat[place], state.read)
         state.reset()

@@ -29,6 +29,9 @@ class Always:
         self.state.left_out = True
         return True
 
+    def forget(self) -> None:
+        self.state.reset()
+
 
 class Drawn:
     """The decision of a connection that leaves its branch out by chance."""
@@ -41,6 +44,9 @@ class Drawn:
         self.state.turns = {}
         self.state.left_out = self.state.connection.leaves_out()
         return self.state.left_out
+
+    def forget(self) -> None:
+        self.state.reset()
 
 
 class Stub(Wrapper):

@@ -34,6 +34,12 @@ class Junction:
     through: Path | None
     branches: tuple[Path, ...]
 
+    @property
+    def brought(self) -> tuple[int, ...]:
+        """The values that the branches bring to it."""
+        places = dict(_references((*self.operation.args, self.operation.kwargs)))
+        return tuple(places[path] for path in self.branches)
+
 
 def junctions(skip: Skip) -> tuple[Junction, ...]:
     """The operations that merge a skip, from the one where the shortcut enters to the last.
@@ -57,7 +63,10 @@ def junctions(skip: Skip) -> tuple[Junction, ...]:
 def _walk(trace: Trace, skip: Skip, operation: Operation) -> list[Junction] | None:
     places = list(_references((*operation.args, operation.kwargs)))
     here = [path for path, value in places if value == skip.carried]
-    others = tuple(path for path, value in places if value != skip.carried and _fed(trace, value))
+    weights = _weights(operation.name, here)
+    others = tuple(
+        path for path, value in places if value != skip.carried and path not in weights and _fed(trace, value)
+    )
     if here:
         return [Junction(operation, here[0], None, others)]
     for path, value in places:
@@ -68,6 +77,16 @@ def _walk(trace: Trace, skip: Skip, operation: Operation) -> list[Junction] | No
         if inner is not None:
             return [*inner, Junction(operation, None, path, tuple(other for other in others if other != path))]
     return None
+
+
+def _weights(name: str, shortcut: list[Path]) -> tuple[Path, ...]:
+    """The operands that only weigh others: what a blend or a choice goes by, and a factor of the shortcut's own."""
+    if name == "lerp":
+        return (2,), ("weight",)
+    if name == "where":
+        return (0,), ("condition",)
+    factors = ((1,), (2,), ("tensor1",), ("tensor2",))
+    return factors if name == "addcmul" and shortcut and shortcut[0] in factors else ()
 
 
 def _fed(trace: Trace, value: int) -> bool:
@@ -116,7 +135,7 @@ class Dropping:
 
     def __call__(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         result = without(self.operation, function, args, kwargs, self.dropped)
-        return _written(function, args, result)
+        return _written(function, args, result, *(item for _, item in _tensors(args, kwargs)))
 
 
 @dataclass
@@ -129,9 +148,10 @@ class Entering:
 
     def __call__(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         assert self.junction.shortcut is not None
-        self.state.stream = without(self.operation, function, args, kwargs, set(self.junction.branches))
+        stream = without(self.operation, function, args, kwargs, set(self.junction.branches))
+        self.state.stream = apart(stream, args[0]) if _method_in_place(function) else stream
         value = without(self.operation, function, args, kwargs, {self.junction.shortcut})
-        return _written(function, args, value)
+        return _written(function, args, value, *(item for _, item in _tensors(args, kwargs)))
 
 
 @dataclass
@@ -146,7 +166,8 @@ class Writing:
         state, connection = self.state, self.state.connection
         assert connection is not None
         given = args
-        if _method_in_place(function) and args[0].device.type != "meta":
+        if _method_in_place(function) and torch.is_grad_enabled() and args[0].device.type != "meta":
+            # The connection may need what it reads again in the backward pass, and the result goes into its place.
             args = (args[0].clone(), *args[1:])
         if self.junction.shortcut is not None:
             joins = self.operation == "cat"
@@ -168,7 +189,7 @@ class Writing:
             size = stream.size(_axis(args, kwargs))
             result = torch.roll(result, -size, _axis(args, kwargs))
         state.reset()
-        return _written(function, given, result)
+        return _written(function, given, result, stream, value)
 
 
 def without(operation: str, function: Any, args: Any, kwargs: dict[str, Any], dropped: set[Path]) -> Any:
@@ -235,17 +256,28 @@ def _axis(args: Any, kwargs: Any) -> int:
     return int(given)
 
 
+# torch.compile cannot take names apart, and need not: it is the same each time.
+@torch.compiler.assume_constant_result
 def _method_in_place(function: Any) -> bool:
     """Whether a call changes its first argument for those who do not look at what it returns, as `x.add_(y)` does."""
     name = getattr(function, "__name__", "").split(".")[0]
     return name.endswith("_") and not name.endswith("__")
 
 
-def _written(function: Any, args: Any, result: Any) -> Any:
+def _written(function: Any, args: Any, result: Any, *given: Any) -> Any:
+    """The result as the replaced operation would have left it: in its first operand, or a tensor of its own."""
+    return put(args[0], result) if _method_in_place(function) else apart(result, *given)
+
+
+def apart(result: Any, *given: Any) -> Any:
+    """The result, copied if it is one of the tensors given: what follows may overwrite it."""
+    return result.clone() if any(result is item for item in given) else result
+
+
+def put(target: Tensor, result: Any) -> Any:
     """The result, put into the tensor that the replaced operation would have changed."""
-    if not _method_in_place(function) or result is args[0]:
+    if result is target:
         return result
-    target = args[0]
     if not target.is_meta:
         return target.copy_(result)
     # The branch was not run, so there is no memory to write to: its stand-in becomes the result, where nothing forbids it.

@@ -67,7 +67,8 @@ class SkipChange:
             leave_out(wiring, layer, self.trace, skip.shortcut_operations, merges, [skip.carried], Always(state))
         elif self.verb == "lesion" or chance:
             decision = Drawn(state) if chance else Always(state)
-            leave_out(wiring, layer, self.trace, skip.branch_operations, merges, skip.branches, decision)
+            brought = [value for junction in joined for value in junction.brought]
+            leave_out(wiring, layer, self.trace, skip.branch_operations, merges, brought, decision)
         if isinstance(state.connection, PlacedConnection) and state.connection.placement.before:
             _read(wiring, layer, self.skip, state)
 
@@ -94,10 +95,10 @@ def leave_out(
 ) -> None:
     """Let a way to the merges not run, in the passes that the decision says: `values` are what it brings them.
 
-    Where the way is entangled with what is needed otherwise it runs, and what it brings is not used.
+    What is needed otherwise runs all the same, and what it brings is not used.
     """
     unneeded = needless(trace, merges, values)
-    found = region(trace, way, unneeded, merges)
+    found = region(trace, unneeded.intersection(way), unneeded, merges)
     if found is None:
         wiring.decide(trace, trace.calls[trace.operations[min(merges)].call], set(), decision)
         return
@@ -275,7 +276,7 @@ def _connection(skip: Skip, kind: Kind, index: int, depth: int) -> Connection:
         stream_space, value_space = list(stream), list(value)
         site = site_for(what, stream_space, value_space, axis, index, depth)
     else:
-        if name not in (*SUMS, "lerp"):
+        if name not in (*SUMS, "addcmul"):
             raise SkipwayError(f"{what}: it is merged by {name!r}, and a connection replaces sums and concatenations")
         site = site_for(what, stream, value, axis, index, depth)
     connection = built(kind, site, what, skip.shape[site.channel_axis])

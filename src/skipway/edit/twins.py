@@ -15,7 +15,7 @@ from skipway.edit.homes import home_for
 from skipway.edit.layout import channel_axis, site_for
 from skipway.edit.leaving_out import Drawn, Reader
 from skipway.edit.log import Change, Parameters, apply
-from skipway.edit.merges import EditState
+from skipway.edit.merges import EditState, apart
 from skipway.edit.places import place_of
 from skipway.edit.skips import SkipChange, alone, leave_out
 from skipway.edit.wiring import Wiring
@@ -77,7 +77,9 @@ class Joining:
             raise SkipwayError("a grafted skip met the end of its branch before its start: trace the model again")
         source, read, left_out = state.source, state.read, state.left_out
         state.reset()
-        return state.connection.without(source) if left_out else state.connection.write(source, value, read)
+        if left_out:
+            return apart(state.connection.without(source), source)
+        return state.connection.write(source, value, read)
 
 
 def plain_twin(

@@ -5,26 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch.overrides import TorchFunctionMode
 
+from skipway.edit.checkpoints import Standing
+from skipway.edit.merges import put
 from skipway.edit.places import Place
 from skipway.errors import SkipwayError
 from skipway.graph.names import named
-
-# Operations by what Python calls the functions behind their operators, and by other names; as in `graph.names`.
-_OPERATORS = ("add", "sub", "mul", "div", "truediv", "floordiv", "pow", "mod", "matmul")
-_KEYS = {
-    **{f"__{name}__": name for name in (*_OPERATORS, "neg", "abs", "and", "or", "xor", "getitem")},
-    **{f"__i{name}__": f"{name}_" for name in _OPERATORS},
-    **{f"__r{name}__": name if name in ("add", "mul") else f"r{name}" for name in _OPERATORS},
-    "__truediv__": "div", "__itruediv__": "div_", "__rtruediv__": "rdiv", "__setitem__": "setitem_",
-    "true_divide": "div", "divide": "div", "subtract": "sub", "multiply": "mul", "concat": "cat", "concatenate": "cat",
-    "negative": "neg",
-}  # fmt: skip
-
 
 # What is done in the place of one operation: called with the function, its arguments and its keyword arguments.
 Patch: TypeAlias = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
@@ -42,12 +32,14 @@ class Target:
 class Window(TorchFunctionMode):
     """A mode that is on from the end of one call in a host to the start of the next, and meets operations there."""
 
-    def __init__(self, targets: Sequence[Target], layer: int) -> None:
+    def __init__(self, host: HostState, layer: int) -> None:
         super().__init__()
-        self.targets, self.layer = list(targets), layer
-        self.names = {target.place.operation for target in targets}
+        self.host, self.layer = host, layer
+        self.targets: list[Target] = []
+        self.names: set[str] = set()
         self.counts: dict[str, int] = {}
         self.seen: list[Any] = []
+        self.busy = False
 
     def reset(self) -> None:
         """Forget what was met."""
@@ -70,13 +62,20 @@ class Window(TorchFunctionMode):
                     self.check(target.place)
                     self.seen.append(func)
                 target.met = True
-                return target.patch(func, args, kwargs)
+                out = kwargs.pop("out", None)
+                self.busy = True
+                try:
+                    result = target.patch(func, args, kwargs)
+                finally:
+                    self.busy = False
+                return result if out is None else put(out, result)
         if not torch.compiler.is_compiling():
             self.seen.append(func)
         return func(*args, **kwargs)
 
     def check(self, place: Place) -> None:
-        """Raise unless the operations that the trace has before this one were met in their order."""
+        """Raise unless the operations that the trace has before this one were met in their order, to be run once."""
+        self.host.standing.check(place)
         ran = [_name(func) for func in self.seen]
         waiting = iter(ran)
         for expected in place.passed:
@@ -98,16 +97,27 @@ class Window(TorchFunctionMode):
 
 
 def _key(function: Any, args: Any, kwargs: dict[str, Any]) -> str:
-    # Kept to what torch.compile can trace through.
-    name = getattr(function, "__name__", "")
-    name = _KEYS.get(name, name.split(".")[0])
-    writes = kwargs.get("inplace") is True or (len(args) > 1 and args[1] is True)
-    return f"{name}_" if writes and not name.endswith("_") else name
+    """The operation of a site, as `graph.sites` names it."""
+    name, inplace, position = _facts(function)
+    out = kwargs.get("out")
+    writes = inplace or kwargs.get("inplace") is True or (out is not None and any(item is out for item in args))
+    if position is not None and len(args) > position:
+        writes = args[position] is True
+    return f"{name}_" if writes and name else name
 
 
-@cache
+# torch.compile cannot trace through the naming of functions, and need not: it is the same each time.
+@torch.compiler.assume_constant_result
+def _facts(function: Any) -> tuple[str, bool, int | None]:
+    known = _named(function)
+    return known.name, known.inplace, known.inplace_position
+
+
 def _name(function: Any) -> str:
-    return named(function).name
+    return _named(function).name
+
+
+_named = cache(named)
 
 
 @dataclass
@@ -126,11 +136,19 @@ class RunState:
             host.number = 0
 
 
+@runtime_checkable
+class Decision(Protocol):
+    """Whether a way is left out in the call that begins; forgotten when it ends."""
+
+    def __call__(self) -> bool: ...
+    def forget(self) -> None: ...
+
+
 @dataclass
 class HostState:
     """One host: its windows by call, and where it stands in the call that runs.
 
-    `unread` are the places in its result of tensors that nothing reads when a way is left out.
+    `decisions` say at the start of a call whether a way of a skip is left out in it; `unread` are the places in its result of tensors that nothing reads when a way is left out.
     """
 
     path: str
@@ -139,11 +157,12 @@ class HostState:
     opening: dict[tuple[int, str, int], list[Window]] = field(default_factory=dict)
     closing: dict[tuple[int, str, int], list[Window]] = field(default_factory=dict)
     number: int = 0
-    decisions: dict[int, list[Callable[[], bool]]] = field(default_factory=dict)
+    decisions: dict[int, list[Decision]] = field(default_factory=dict)
     unread: set[int] = field(default_factory=set)
     inside: bool = False
     turns: dict[str, int] = field(default_factory=dict)
     open: list[Window] = field(default_factory=list)
+    standing: Standing = field(default_factory=Standing)
 
     def decide(self) -> bool:
         """Whether a way of a skip is left out in the call that begins."""
@@ -164,6 +183,8 @@ class HostState:
         """A call of the host begins."""
         self.inside = True
         self.turns = {}
+        if not torch.compiler.is_compiling():
+            self.standing.begin()
         self._open(self.opening.get((self.number, "", 0)))
 
     def enter(self, path: str) -> int:
@@ -195,6 +216,8 @@ class HostState:
         for windows in self.opening.values():
             for window in windows:
                 window.reset()
+        for decision in self.decisions.get(self.number, ()):
+            decision.forget()
         self.inside = False
         self.turns = {}
         if self.calls > 1:
@@ -203,11 +226,13 @@ class HostState:
     def _open(self, windows: Sequence[Window] | None) -> None:
         for window in windows or ():
             window.reset()
-            # What was planned on the model as edited before stands beneath, where it meets what those edits run.
+            # What was planned on the model as edited before stands beneath, where it meets what those edits run. A
+            # window that runs its patch is off the stack, and comes back on top of it.
             above = [other for other in self.open if other.layer < window.layer]
-            for _ in above:
+            standing = [other for other in above if not other.busy]
+            for _ in standing:
                 torch._C._pop_torch_function_stack()
-            for mode in (window, *above):
+            for mode in (window, *standing):
                 torch._C._push_on_torch_function_stack(mode)
             self.open = [*(other for other in self.open if other.layer >= window.layer), window, *above]
 

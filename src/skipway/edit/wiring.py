@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 from torch import nn
 
+from skipway.edit import fused
 from skipway.edit.merges import Dropping
 from skipway.edit.places import Place, calls_of, turn
-from skipway.edit.windows import HostState, Patch, RunState, Target, Turns, Window
+from skipway.edit.windows import Decision, HostState, Patch, RunState, Target, Turns, Window
 from skipway.edit.wrappers import Host, Run, Watch, Wrapper, unwrap, wrap
 from skipway.errors import SkipwayError
 from skipway.graph.ir import Call, Trace
@@ -51,7 +52,7 @@ class Wiring:
         key = (layer, place.host, place.call, module, number)
         window = self._windows.get(key)
         if window is None:
-            window = self._windows[key] = Window([], layer)
+            window = self._windows[key] = Window(state, layer)
             state.opening.setdefault((place.call, module, number), []).append(window)
             if place.after is not None:
                 self._watch(state, place.after.module)
@@ -68,7 +69,7 @@ class Wiring:
         window.targets.append(Target(place, patch))
         window.names.add(place.operation)
 
-    def decide(self, trace: Trace, scope: Call, unneeded: set[int], decision: Callable[[], bool]) -> None:
+    def decide(self, trace: Trace, scope: Call, unneeded: set[int], decision: Decision) -> None:
         """Ask at the start of a call whether a way is left out in it, which makes some operations unneeded."""
         state = self.host(scope.module, calls_of(trace, scope.module))
         producers = [trace.values[value].producer if value >= 0 else None for value in scope.returned]
@@ -113,6 +114,7 @@ class Wiring:
         self.set()
         if self.run.hosts:
             self._wrap(Run(self.root, self.run))
+        fused.avoid(self.root, (wrapper.module for wrapper in self.wrappers))
         return self.wrappers
 
     def _watch(self, state: HostState, path: str) -> None:
@@ -126,6 +128,7 @@ class Wiring:
 
 def unwire(root: nn.Module, wrappers: list[Wrapper]) -> None:
     """Take wrappers off the modules of a model."""
+    fused.allow(root)
     gone = {id(wrapper) for wrapper in wrappers}
     for module in root.modules():
         unwrap(module, gone)

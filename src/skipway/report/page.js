@@ -89,6 +89,43 @@
     return { button, paint };
   }
 
+  // Figures that come as plotly has them take only the page's own colours and fonts.
+  for (const place of document.querySelectorAll(".plotly")) {
+    const figure = JSON.parse(place.querySelector("script").textContent);
+    const plot = document.createElement("div");
+    place.append(plot);
+    const height = figure.layout.height || 420;
+    plot.style.height = `${height}px`;
+    const draw = () => {
+      const ink = css("--ink");
+      const lines = { gridcolor: css("--grid"), linecolor: css("--rule"), zerolinecolor: css("--rule"), automargin: true };
+      const layout = JSON.parse(JSON.stringify(figure.layout));
+      for (const name of Object.keys(layout).filter((key) => /^[xy]axis/.test(key))) Object.assign(layout[name], lines);
+      for (const name of Object.keys(layout).filter((key) => /^scene/.test(key))) {
+        for (const axis of ["xaxis", "yaxis", "zaxis"]) {
+          layout[name][axis] = { ...layout[name][axis], gridcolor: css("--grid"), backgroundcolor: "rgba(0,0,0,0)" };
+        }
+      }
+      // The caption and the heading stand beside the plot as text.
+      delete layout.title;
+      delete layout.width;
+      Object.assign(layout, {
+        height, autosize: true, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+        font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: ink },
+        margin: { l: 56, r: 16, t: 28, b: 48 },
+        legend: { orientation: "h", x: 0, y: -0.18, yanchor: "top" },
+        dragmode: touch ? false : layout.dragmode,
+        modebar: { bgcolor: "rgba(0,0,0,0)", color: css("--rule"), activecolor: css("--accent") },
+      });
+      Plotly.react(plot, figure.data, layout, {
+        responsive: true, displaylogo: false, displayModeBar: touch ? false : "hover", plotlyServerURL: "",
+        modeBarButtonsToRemove: ["sendDataToCloud", "editInChartStudio", "lasso2d", "select2d"],
+      });
+    };
+    draw();
+    dark.addEventListener("change", draw);
+  }
+
   for (const place of document.querySelectorAll(".figure")) {
     const figure = JSON.parse(place.querySelector("script").textContent);
     const shown = { colours: figure.colours.map(() => true), weights: [true, true] };

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import cache
 from html import escape
 from importlib.resources import files
+from itertools import groupby
+from typing import Any
 
 from skipway.errors import SkipwayError
 from skipway.report.figures import Figure
@@ -72,18 +74,54 @@ class Facts:
 
 
 @dataclass(frozen=True)
+class Plot:
+    """A plotly figure as it is, in a panel with its title and its caption; panels in a row stand side by side."""
+
+    title: str
+    figure: Any
+    caption: str = ""
+
+    def html(self) -> str:
+        content = json.loads(self.figure.to_json())
+        content["layout"].pop("template", None)
+        return (
+            f"<figure class='panel'><h3>{escape(self.title)}</h3>"
+            f"<div class='plotly' role='img' aria-label='{escape(self.title, quote=True)}'>{_script(content)}</div>"
+            f"<figcaption>{escape(self.caption)}</figcaption></figure>"
+        )
+
+
+@dataclass(frozen=True)
+class Details:
+    """A table that is folded away until it is asked for, and the address of the file that holds it whole."""
+
+    title: str
+    table: Table
+    link: str
+
+    def html(self) -> str:
+        address = escape(self.link, quote=True)
+        return (
+            f"<details><summary>{escape(self.title)}</summary>{self.table.html()}"
+            f"<p><a href='{address}'>{escape(self.link)}</a></p></details>"
+        )
+
+
+@dataclass(frozen=True)
 class Section:
     """A heading, a paragraph, and what stands under them."""
 
     title: str
     text: str
-    content: Sequence[Table | Figure | Facts] = ()
+    content: Sequence[Table | Figure | Facts | Plot | Details] = ()
 
     def html(self) -> str:
         parts = [f"<section><h2>{escape(self.title)}</h2>"]
         if self.text:
             parts.append(f"<p>{escape(self.text)}</p>")
-        parts += [_figure(item) if isinstance(item, Figure) else item.html() for item in self.content]
+        for beside, items in groupby(self.content, lambda item: isinstance(item, Plot)):
+            shown = "".join(_figure(item) if isinstance(item, Figure) else item.html() for item in items)
+            parts.append(f"<div class='plots'>{shown}</div>" if beside else shown)
         return "".join([*parts, "</section>"])
 
 
@@ -117,12 +155,14 @@ class Page:
 
 
 def _figure(figure: Figure) -> str:
+    name = escape(figure.name, quote=True)
+    return f"<div class='figure' role='figure' aria-label='{name}'>{_script(figure.data())}</div>"
+
+
+def _script(content: Any) -> str:
     # Inside a script element only "</" and "<!--" mean anything to a browser; both begin with "<".
-    data = json.dumps(figure.data(), allow_nan=False).replace("<", "\\u003c")
-    return (
-        f"<div class='figure' role='figure' aria-label='{escape(figure.name, quote=True)}'>"
-        f"<script type='application/json'>{data}</script></div>"
-    )
+    data = json.dumps(content, allow_nan=False).replace("<", "\\u003c")
+    return f"<script type='application/json'>{data}</script>"
 
 
 @cache

@@ -1,0 +1,323 @@
+"""`skipway probe` and `skipway report`: measuring what the skips of a network do."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from skipway.cli.see import SkipName, Spec
+from skipway.errors import SkipwayError, choose
+
+if TYPE_CHECKING:
+    from skipway.cli.batches import DataChoice
+    from skipway.probe import Result
+
+_NAMES = (
+    "gradients", "responses", "paths", "lesions", "landscape", "trajectory", "curvature", "curvature_map", "reuse",
+    "shattering",
+)  # fmt: skip
+_CHOSEN = "gradients,responses,lesions,paths,landscape"
+_SHOWN_ROWS = 30
+
+Data = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        metavar="NAME|FOLDER",
+        help="'digits' (embedded), a folder of images or parquet files, or a Hugging Face name.",
+    ),
+]
+Part = Annotated[str, typer.Option(help="The part of the data: test or train.")]
+Samples = Annotated[int, typer.Option(help="How many images are measured on.")]
+BatchSize = Annotated[int, typer.Option(help="How many of them at a time.")]
+ImageSize = Annotated[int | None, typer.Option(help="Bring images to this many pixels a side.", show_default="as is")]
+Mean = Annotated[
+    str | None,
+    typer.Option(
+        help="The mean of each channel (0 to 1) that the weights were trained with.", show_default="the data's"
+    ),
+]
+Deviation = Annotated[
+    str | None,
+    typer.Option("--std", help="The standard deviation of each channel likewise.", show_default="the data's"),
+]
+Published = Annotated[
+    bool, typer.Option("--published", help="Take the weights that torchvision, timm or the Hub publish.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="An argument of the probe, such as steps=21. Several: repeat it."),
+]
+
+
+def probe(
+    name: Annotated[str, typer.Argument(metavar="NAME", help=f"One of: {', '.join(_NAMES)}.")],
+    spec: Spec,
+    weights: Annotated[Path | None, typer.Option(metavar="FILE", help="Trained weights for the model.")] = None,
+    data: Data = "digits",
+    skip: SkipName = None,
+    part: Part = "test",
+    samples: Samples = 512,
+    batch_size: BatchSize = 128,
+    image_size: ImageSize = None,
+    mean: Mean = None,
+    deviation: Deviation = None,
+    published: Published = False,
+    settings: Settings = None,
+    other: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--other", metavar="FILE", help="More weights of the same model, where the probe compares them. Repeat it."
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Save the numbers here (.npz).")] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw into this .png, .svg, .pdf or .html.")] = None,
+) -> None:
+    """Measure what the skips of a network do, on real images."""
+    from skipway.cli.batches import image_batches, model_for
+
+    choose("probe", name, _NAMES)
+    function = probe_named(name)
+    options = _options(name, function, settings or ())
+    _check_plot(plot)
+    chosen = _choice(data, part, samples, batch_size, image_size, mean, deviation)
+    images = chosen.images()
+    model = model_for(spec, images, skip, weights, published)
+    batches = image_batches(model, images, chosen)
+    states = [_state_of(model, path) for path in other or ()]
+    result = _measured(name, function, model, batches, states, options)
+    if out is not None:
+        print(f"skipway: saved in {result.save(out)}", file=sys.stderr)
+    _show(result)
+    if plot is not None:
+        _draw(result, plot)
+        print(f"skipway: drawn in {plot}", file=sys.stderr)
+
+
+def report(
+    specs: Annotated[
+        list[str], typer.Argument(metavar="SPEC...", help="Networks, side by side; one of them twice too.")
+    ],
+    weights: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="Trained weights, one file for each SPEC in their order.")
+    ] = None,
+    data: Data = "digits",
+    skip: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="The skip of each SPEC that is one of our own families.")
+    ] = None,
+    probes: Annotated[str, typer.Option(help=f"What is measured, with commas between: {', '.join(_NAMES)}.")] = _CHOSEN,
+    part: Part = "test",
+    samples: Samples = 512,
+    batch_size: BatchSize = 128,
+    image_size: ImageSize = None,
+    mean: Mean = None,
+    deviation: Deviation = None,
+    published: Published = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="PROBE.NAME=VALUE", help="An argument of a probe: landscape.steps=21. Repeat it."
+        ),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(help="Folder for the page and the numbers; what it holds is not measured again.")
+    ] = Path("runs/report"),
+) -> None:
+    """Measure several things on one or more networks, and write one page of it."""
+    from skipway.cli.batches import image_batches, model_for
+    from skipway.report.probes import Measured, probes_page
+
+    names = [choose("probe", word.strip(), _NAMES) for word in probes.split(",") if word.strip()]
+    if not names:
+        raise SkipwayError("--probes is empty; name one at least, with commas between several")
+    files = _one_each("--weights", weights, len(specs))
+    skips = _one_each("--skip", skip, len(specs))
+    options = {name: _options(name, probe_named(name), _settings_of(name, settings or (), names)) for name in names}
+    chosen = _choice(data, part, samples, batch_size, image_size, mean, deviation)
+    images = chosen.images()
+    labels = _labels(specs, files, skips)
+    found: list[Measured] = []
+    for label, spec, file, kind in zip(labels, specs, files, skips, strict=True):
+        model = model_for(spec, images, kind, file, published)
+        batches = image_batches(model, images, chosen)
+        for name in names:
+            key = _fingerprint(spec, file, kind, chosen, images.fingerprint, name, options[name])
+            path = out / "numbers" / f"{name}-{key}.npz"
+            print(f"skipway: {name} of {label}{' (measured before)' if path.exists() else ''}", file=sys.stderr)
+            result = _known(path) or _measured(name, probe_named(name), model, batches, [], options[name])
+            result.save(path)
+            found.append(Measured(label, name, result, path.relative_to(out).as_posix()))
+    page = out / "report.html"
+    page.write_text(probes_page(found, images.name, found[0].result.policy.samples), encoding="utf-8")
+    print(f"Report: {page}")
+
+
+def probe_named(name: str) -> Callable[..., Result]:
+    """The function of a probe."""
+    from skipway import probe as probes
+
+    return getattr(probes, name)
+
+
+def _measured(
+    name: str, function: Callable[..., Result], model: Any, batches: Any, states: Sequence[Any], options: dict[str, Any]
+) -> Result:
+    taken = inspect.signature(function).parameters
+    given: dict[str, Any] = {"model": model, "data": batches, "loss": "cross_entropy"}
+    if "checkpoints" in taken:
+        if len(states) < 2:
+            raise SkipwayError(f"{name} follows weights in training: give two files at least, each with --other FILE")
+        given["checkpoints"] = states
+    elif "other" in taken and states:
+        given["other"] = states if len(states) > 1 else states[0]
+    try:
+        return function(**{key: value for key, value in given.items() if key in taken}, **options)
+    except KeyboardInterrupt as interruption:
+        told = str(interruption) or "interrupted; with --set folder=PATH a landscape goes on where it stopped"
+        print(f"skipway: {told}", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
+def _options(name: str, function: Callable[..., Any], settings: Sequence[str]) -> dict[str, Any]:
+    allowed = [
+        key for key, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY and key not in ("graph", "other", "test")
+    ]  # fmt: skip
+    options: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise SkipwayError(f"--set {setting!r} lacks its value: write --set steps=21")
+        choose(f"argument of {name}", key.strip(), allowed)
+        options[key.strip()] = _value(key.strip(), text.strip())
+    return options
+
+
+def _value(key: str, text: str) -> Any:
+    if key == "dtype":
+        import torch
+
+        return getattr(torch, choose("precision", text, ("float32", "float64", "bfloat16", "float16")))
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _settings_of(name: str, settings: Sequence[str], names: Sequence[str]) -> list[str]:
+    found = []
+    for setting in settings:
+        owner, dot, rest = setting.partition(".")
+        if not dot or "=" in owner:
+            raise SkipwayError(f"--set {setting!r} does not say of which probe: write --set landscape.steps=21")
+        choose("probe among --probes", owner, names)
+        if owner == name:
+            found.append(rest)
+    return found
+
+
+def _choice(
+    data: str, part: str, samples: int, batch_size: int, image_size: int | None, mean: str | None, deviation: str | None
+) -> DataChoice:
+    from skipway.cli.batches import DataChoice
+
+    return DataChoice(
+        data, part, samples, batch_size, image_size, _numbers("--mean", mean), _numbers("--std", deviation)
+    )
+
+
+def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(float(word) for word in text.split(","))
+    except ValueError:
+        raise SkipwayError(f"{option} takes numbers with commas between, as 0.485,0.456,0.406, not {text!r}") from None
+
+
+def _one_each(option: str, given: Sequence[Any] | None, count: int) -> list[Any]:
+    if not given:
+        return [None] * count
+    if len(given) == 1 and option == "--skip":
+        return list(given) * count
+    if len(given) != count:
+        raise SkipwayError(f"{option} is given {len(given)} times for {count} networks: once for each, in their order")
+    return list(given)
+
+
+def _labels(specs: Sequence[str], files: Sequence[Path | None], skips: Sequence[str | None]) -> list[str]:
+    """What tells the networks apart on the page: the SPEC, and what else differs between equal ones."""
+    labels = []
+    for spec, kind in zip(specs, skips, strict=True):
+        label = spec if len(set(skips)) == 1 or kind is None else f"{spec} ({kind})"
+        labels.append(label)
+    stems = [None if file is None else file.stem for file in files]
+    return [
+        f"{label} ({stem})" if labels.count(label) > 1 and stem is not None else label
+        for label, stem in zip(labels, stems, strict=True)
+    ]
+
+
+def _fingerprint(*parts: Any) -> str:
+    import hashlib
+
+    told = []
+    for part in parts:
+        changed = (part.stat().st_size, part.stat().st_mtime_ns) if isinstance(part, Path) else ()
+        told.append(repr((part, changed)))
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:12]
+
+
+def _known(path: Path) -> Result | None:
+    from skipway.probe import load
+
+    if not path.exists():
+        return None
+    try:
+        return load(path)
+    except SkipwayError as error:
+        print(f"skipway: {error}; measured again", file=sys.stderr)
+        return None
+
+
+def _state_of(model: Any, path: Path) -> dict[str, Any]:
+    import copy
+
+    from skipway import models
+
+    twin = copy.deepcopy(model)
+    models.load_weights(twin, path)
+    return twin.state_dict()
+
+
+def _show(result: Result) -> None:
+    table = result.table()
+    print(table.head(_SHOWN_ROWS).to_string(index=False, float_format=lambda value: f"{value:.4g}"))
+    if len(table) > _SHOWN_ROWS:
+        print(f"... {len(table) - _SHOWN_ROWS} more rows; --out keeps all")
+    print(f"\n{result.caption}")
+
+
+def _check_plot(path: Path | None) -> None:
+    if path is not None and path.suffix not in (".png", ".svg", ".pdf", ".html"):
+        raise SkipwayError(f"--plot writes .png, .svg, .pdf or .html, not {path.suffix or path.name!r}")
+    if path is not None and not path.absolute().parent.is_dir():
+        raise SkipwayError(f"there is no folder {str(path.parent)!r} to write {path.name} to")
+
+
+def _draw(result: Result, path: Path) -> None:
+    if path.suffix == ".html":
+        result.interactive().write_html(path, include_plotlyjs=True)
+        return
+    import matplotlib as mpl
+    import numpy as np
+
+    with mpl.rc_context({"backend": "agg"}):
+        axes = np.atleast_1d(np.asarray(result.plot(), dtype=object)).ravel()
+        axes[0].figure.savefig(path, dpi=150, bbox_inches="tight")

@@ -1,0 +1,282 @@
+"""`curvature`: eigenvalues, trace and spectral density of the loss's Hessian, of a whole model or of parts of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from skipway.errors import SkipwayError, choose
+from skipway.probe import lanczos
+from skipway.probe.batches import read_batches
+from skipway.probe.figures import canvas, plotly_figure
+from skipway.probe.hessian import Hessian, block_patterns, in_pieces, in_precision, matching
+from skipway.probe.progress import progress
+from skipway.probe.quiet import quiet
+from skipway.probe.result import Result
+
+if TYPE_CHECKING:
+    import pandas
+
+_PARTS = ("eigenvalues", "trace", "density")
+# Densities are drawn on a logarithmic axis; below this there is nothing to see.
+_FLOOR = 1e-7
+
+
+@dataclass(frozen=True, eq=False)
+class Curvature(Result):
+    """The spectrum of the Hessian of the mean loss, for each group of parameters.
+
+    `groups` are names, `parameters` (groups,) their sizes. `top` (groups, k) are the largest eigenvalues from the
+    largest down, `bottom` the smallest from the smallest up; NaN beyond a group's size. `top_residuals` are
+    |H x - lambda x|: some eigenvalue lies that near; `top_converged` says whether that is within `tolerance` of the
+    largest size. `trace` (groups,) with its standard error. `nodes` and `weights` (groups, runs, steps) are the
+    quadrature of the spectral density, `width` (groups,) the standard deviation of its smoothing kernel. `products` are
+    Hessian-vector products, `method` how they were computed. What was not asked for is NaN, or has no columns.
+    """
+
+    groups: tuple[str, ...]
+    parameters: np.ndarray
+    top: np.ndarray
+    bottom: np.ndarray
+    top_residuals: np.ndarray
+    bottom_residuals: np.ndarray
+    top_converged: np.ndarray
+    bottom_converged: np.ndarray
+    tolerance: float
+    trace: np.ndarray
+    trace_error: np.ndarray
+    nodes: np.ndarray
+    weights: np.ndarray
+    width: np.ndarray
+    products: np.ndarray
+    method: str
+
+    @property
+    def what(self) -> str:
+        of = self.groups[0] if len(self.groups) == 1 else f"{len(self.groups)} groups of parameters"
+        asked = [~np.isnan(part) for part in (self.top, self.bottom)]
+        missed = sum(int((there & ~passed).sum()) for there, passed in
+                     zip(asked, (self.top_converged, self.bottom_converged), strict=True))  # fmt: skip
+        note = f", {missed} eigenvalues not converged" if missed else ""
+        return f"Hessian of the loss of {of} ({self.method}{note})"
+
+    def density(self, group: int = 0, points: int = 1000) -> tuple[np.ndarray, np.ndarray]:
+        """Eigenvalues t on a grid and the spectral density there: mean over runs of sum_k w_k N(t; node_k, width^2)."""
+        if not self.weights.size:
+            raise SkipwayError("no spectral density was measured; ask for it with measure=('density',)")
+        nodes, weights, width = self.nodes[group].ravel(), self.weights[group].ravel(), self.width[group]
+        at = np.linspace(nodes.min() - 4 * width, nodes.max() + 4 * width, points)
+        kernel = np.exp(-0.5 * ((at[:, None] - nodes) / width) ** 2) / (width * np.sqrt(2 * np.pi))
+        return at, kernel @ weights / len(self.nodes[group])
+
+    def table(self) -> pandas.DataFrame:
+        """One row a group: its size, eigenvalues with residuals, trace."""
+        import pandas as pd
+
+        columns: dict[str, Any] = {"group": list(self.groups), "parameters": self.parameters}
+        for end in ("top", "bottom"):
+            values, residuals = getattr(self, end), getattr(self, f"{end}_residuals")
+            for number in range(values.shape[1]):
+                columns[f"{end} {number + 1}"] = values[:, number]
+                columns[f"{end} {number + 1} residual"] = residuals[:, number]
+        if self.top.shape[1] and self.bottom.shape[1]:
+            columns["|bottom / top|"] = np.abs(self.bottom[:, 0] / self.top[:, 0])
+        columns |= {"trace": self.trace, "trace error": self.trace_error, "products": self.products}
+        return pd.DataFrame(columns)
+
+    def plot(self, axes: Any = None) -> Any:
+        """Draw the spectral density on a logarithmic axis with the extreme eigenvalues; groups as bars without it."""
+        with canvas(axes, self.caption) as axes:
+            if self.weights.size:
+                for number, group in enumerate(self.groups):
+                    at, density = self.density(number)
+                    (line,) = axes.semilogy(at, density + _FLOOR, label=group, linewidth=1)
+                    ends = np.concatenate([self.top[number], self.bottom[number]])
+                    axes.plot(ends, np.full(len(ends), 2 * _FLOOR), "|", color=line.get_color(), markersize=10)
+                axes.set_xlabel("eigenvalue (marks: extreme ones)")
+                axes.set_ylabel("spectral density")
+                axes.legend(fontsize=8)
+            else:
+                self._bars(axes)
+        return axes
+
+    def _bars(self, axes: Any) -> None:
+        places = np.arange(len(self.groups))
+        for number in range(self.top.shape[1]):
+            axes.bar(places - 0.2, self.top[:, number], 0.38, color="tab:red", alpha=0.35,
+                     yerr=self.top_residuals[:, number], label="largest" if number == 0 else None)  # fmt: skip
+        for number in range(self.bottom.shape[1]):
+            axes.bar(places + 0.2, self.bottom[:, number], 0.38, color="tab:blue", alpha=0.35,
+                     yerr=self.bottom_residuals[:, number], label="smallest" if number == 0 else None)  # fmt: skip
+        axes.axhline(0, color="0.4", linewidth=0.8)
+        axes.set_xticks(places, self.groups, rotation=90 if len(self.groups) > 3 else 0, fontsize=8)
+        axes.set_ylabel("eigenvalue")
+        if self.top.size or self.bottom.size:
+            axes.legend(fontsize=8)
+
+    def interactive(self) -> Any:
+        """The spectral density of each group, or its eigenvalues as bars, as a plotly figure."""
+        import plotly.graph_objects as go
+
+        if self.weights.size:
+            lines = [
+                go.Scatter(x=at, y=density + _FLOOR, name=group)
+                for group, (at, density) in ((g, self.density(i)) for i, g in enumerate(self.groups))
+            ]
+            return plotly_figure(
+                lines, self.caption, xaxis_title="eigenvalue", yaxis={"type": "log", "title": "spectral density"}
+            )
+        bars = [
+            go.Bar(x=list(self.groups), y=values[:, number], name=f"{name} {number + 1}")
+            for name, values in (("top", self.top), ("bottom", self.bottom))
+            for number in range(values.shape[1])
+        ]
+        return plotly_figure(bars, self.caption, yaxis_title="eigenvalue", barmode="group")
+
+
+def curvature(
+    model: nn.Module,
+    data: Any,
+    loss: Any = None,
+    *,
+    top: int = 5,
+    bottom: int = 1,
+    groups: str | Sequence[str] | None = None,
+    measure: str | Sequence[str] = _PARTS,
+    tolerance: float = 1e-3,
+    products: int = 200,
+    trace_products: int = 60,
+    runs: int = 4,
+    steps: int = 60,
+    seed: int = 0,
+    mode: Literal["eval", "train"] = "eval",
+    samples: int | None = None,
+    batch_size: int | None = None,
+    dtype: torch.dtype | None = None,
+) -> Curvature:
+    """Measure the Hessian of the mean loss of `model` over `data`, for all its parameters or for groups of them.
+
+    Eigenvalues: the `top` largest and the `bottom` smallest, by one Lanczos run with full re-orthogonalisation, until
+    their residuals are within `tolerance` of the largest, or `products` Hessian-vector products are spent. Trace:
+    Hutch++ with `trace_products` products. Density: stochastic Lanczos quadrature, `runs` random vectors of `steps`
+    products; its kernel is Gaussian, of width range / ((steps - 1) sqrt(8 ln 3)) (Papyan 2019). `measure` chooses among
+    "eigenvalues", "trace" and "density".
+
+    `groups` are patterns of parameter names, each measured by itself, as "layer3.*"; "blocks" for each block of the
+    model; None for all trained parameters. In evaluation mode batches are weighted by their samples and may be cut to
+    `batch_size` where memory is short; in training mode (`mode="train"`) BatchNorm couples the samples of each batch,
+    which then stay together. `dtype=torch.float64` measures on a copy in that precision. The model is left as it was.
+
+    Raises SkipwayError where no parameter fits a pattern, or the loss cannot be differentiated.
+
+    >>> net = nn.Linear(2, 1, bias=False)
+    >>> x = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
+    >>> found = curvature(net, (x, torch.zeros(2, 1)), "mse", top=1)
+    >>> round(float(found.top[0, 0]), 4), round(float(found.bottom[0, 0]), 4)
+    (4.0, 1.0)
+    """
+    chosen = (measure,) if isinstance(measure, str) else tuple(measure)
+    for part in chosen:
+        choose("measurement", part, _PARTS)
+    choose("mode", mode, ("eval", "train"))
+    if top < 0 or bottom < 0 or ("eigenvalues" in chosen and top + bottom == 0):
+        raise SkipwayError(f"top={top}, bottom={bottom}: how many eigenvalues to find, at least one in all")
+    if mode == "train" and batch_size is not None:
+        raise SkipwayError("in training mode the samples of a batch belong together; batch_size is for mode='eval'")
+    if min(trace_products, steps) < 3 or runs < 1:
+        raise SkipwayError("trace_products and steps are at least 3, runs at least 1")
+    batches = in_pieces(read_batches(model, data, loss, samples), batch_size)
+    policy = batches.policy(model, mode, None, seed, dtype)
+    with quiet(model, training=mode == "train", seed=seed):
+        measured, batches = in_precision(model, batches, dtype)
+        if groups is None:
+            patterns: tuple[str, ...] = ()
+        elif groups == "blocks":
+            patterns = block_patterns(model)
+        else:
+            patterns = (groups,) if isinstance(groups, str) else tuple(groups)
+        named = [(pattern, matching(measured, pattern)) for pattern in patterns] or [
+            ("all parameters", matching(measured, None))
+        ]
+        found: list[dict[str, Any]] = []
+        per_group = (
+            ("eigenvalues" in chosen) * products
+            + ("trace" in chosen) * trace_products
+            + ("density" in chosen) * runs * steps
+        )
+        with progress("curvature", per_group * len(named)) as advance:
+            for number, (_, names) in enumerate(named):
+                hessian = Hessian(measured, batches, names)
+                group = _Group(hessian, seed, number, lambda: advance(1))
+                found.append(group.measure(chosen, top, bottom, tolerance, products, trace_products, runs, steps))
+                advance(per_group - group.told)
+    stacked = {name: np.stack([part[name] for part in found]) for name in found[0] if name != "method"}
+    return Curvature(
+        policy=policy,
+        groups=tuple(name for name, _ in named),
+        tolerance=tolerance,
+        method="; ".join(dict.fromkeys(part["method"] for part in found)),
+        **stacked,
+    )
+
+
+class _Group:
+    """The measurements of one group of parameters."""
+
+    def __init__(self, hessian: Hessian, seed: int, number: int, advance: Any):
+        self._hessian = hessian
+        self._seed = seed
+        self._number = number
+        self._advance = advance
+        self.told = 0
+        self._like = torch.zeros(hessian.size, device=hessian.device, dtype=hessian.dtype)
+
+    def measure(
+        self, chosen: Sequence[str], top: int, bottom: int, tolerance: float, products: int, trace_products: int,
+        runs: int, steps: int,
+    ) -> dict[str, Any]:  # fmt: skip
+        found: dict[str, Any] = {"parameters": np.int64(self._hessian.size)}
+        if "eigenvalues" not in chosen:
+            top = bottom = 0
+        for end, count in (("top", top), ("bottom", bottom)):
+            found |= {end: np.full(count, np.nan), f"{end}_residuals": np.full(count, np.nan)}
+            found[f"{end}_converged"] = np.zeros(count, dtype=bool)
+        if "eigenvalues" in chosen:
+            ends = lanczos.extreme_eigenvalues(
+                self._product, self._like, top, bottom, tolerance, products, self._generator(0)
+            )
+            for name in ("top", "bottom", "top_residuals", "bottom_residuals", "top_converged", "bottom_converged"):
+                values = getattr(ends, name)
+                found[name][: len(values)] = values
+        found["trace"], found["trace_error"] = np.float64(np.nan), np.float64(np.nan)
+        if "trace" in chosen:
+            value, error = lanczos.trace(self._product, self._like, trace_products, self._generator(1))
+            found["trace"], found["trace_error"] = np.float64(value), np.float64(error)
+        found["nodes"], found["weights"], found["width"] = np.zeros((0, 0)), np.zeros((0, 0)), np.float64(np.nan)
+        if "density" in chosen:
+            generator = self._generator(2)
+            drawn = [lanczos.quadrature(self._product, self._like, steps, generator) for _ in range(runs)]
+            # Groups smaller than the number of steps have fewer nodes; those added weigh nothing.
+            room = [(0, steps - len(drawn[0][0]))]
+            found["nodes"] = np.stack([np.pad(nodes, room, mode="edge") for nodes, _ in drawn])
+            found["weights"] = np.stack([np.pad(weights, room) for _, weights in drawn])
+            reach = found["nodes"].max() - found["nodes"].min()
+            width = reach / ((steps - 1) * np.sqrt(8 * np.log(3)))
+            found["width"] = np.float64(width or max(abs(found["nodes"].max()), 1.0) * 1e-3)
+        found["products"] = np.int64(self._hessian.products)
+        found["method"] = self._hessian.method
+        return found
+
+    def _product(self, v: torch.Tensor) -> torch.Tensor:
+        self.told += 1
+        self._advance()
+        return self._hessian.product(v)
+
+    def _generator(self, what: int) -> torch.Generator:
+        state = np.random.SeedSequence((self._seed, self._number, what)).generate_state(1, np.uint64)[0]
+        return torch.Generator().manual_seed(int(state))

@@ -1,0 +1,121 @@
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from skipway import models
+from skipway.cli.app import app
+from skipway.errors import SkipwayError
+from skipway.probe import Gradients, Landscape, Lesions, gradients, load
+
+SMALL = ["--samples", "32", "--batch-size", "16"]
+
+
+def run(*words: str) -> str:
+    result = CliRunner().invoke(app, list(words), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model = models.create("resnet8", num_classes=10)
+    path = tmp_path_factory.mktemp("weights") / "resnet8.pt"
+    torch.save(model.state_dict(), path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["gradients", "responses", "paths", "lesions", "shattering"])
+def test_a_probe_prints_its_table_and_its_policy(name: str, tmp_path: Path):
+    out, picture = tmp_path / "numbers.npz", tmp_path / "picture.png"
+    printed = run("probe", name, "resnet8", *SMALL, "--out", str(out), "--plot", str(picture))
+    assert "Measured on ResNet" in printed
+    assert load(out).caption in printed
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_numbers_are_those_of_the_library(tmp_path: Path, weights: Path):
+    out = tmp_path / "numbers.npz"
+    run("probe", "gradients", "resnet8", "--weights", str(weights), *SMALL, "--set", "mode=eval", "--out", str(out))
+    from skipway.study.data import load_images
+
+    images = load_images("digits")
+    order = torch.randperm(len(images.test_labels), generator=torch.Generator().manual_seed(0))[:32]
+    mean, deviation = images.statistics
+    model = models.create("resnet8", num_classes=10)
+    models.load_weights(model, weights)
+    inputs = ((images.test_images[order].float() - mean) / deviation).expand(-1, 3, -1, -1)
+    expected = gradients(model, [(inputs, images.test_labels[order])], "cross_entropy", mode="eval")
+    found = load(out)
+    assert isinstance(found, Gradients)
+    np.testing.assert_allclose(found.norms, expected.norms, rtol=1e-5)
+
+
+def test_settings_reach_the_probe(tmp_path: Path):
+    out = tmp_path / "numbers.npz"
+    run("probe", "landscape", "resnet8", *SMALL, "--set", "steps=3", "--set", "dims=1", "--out", str(out))
+    found = load(out)
+    assert isinstance(found, Landscape)
+    assert found.loss.shape == (3,)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["gradient", "resnet8"], "no probe 'gradient'; did you mean 'gradients'?"),
+        (["gradients", "resnet8", "--set", "modes=eval"], "no argument of gradients 'modes'; did you mean 'mode'?"),
+        (["gradients", "resnet8", "--set", "mode"], "lacks its value"),
+        (["gradients", "resnet8", "--part", "tests"], "no part of the data 'tests'; did you mean 'test'?"),
+        (["gradients", "resnet8", "--samples", "0"], "at least 1"),
+        (["gradients", "resnet8", "--mean", "0.5"], "--mean and --std go together"),
+        (["gradients", "resnet8", "--mean", "half", "--std", "1"], "--mean takes numbers"),
+        (["gradients", "resnet8", "--plot", "x.gif"], "--plot writes .png"),
+        (["gradients", "resnet8", "--plot", "nowhere/x.png"], "there is no folder 'nowhere'"),
+        (["gradients", "resnet8", "--weights", "none.pt"], "none.pt"),
+        (["trajectory", "resnet8"], "give two files at least"),
+    ],
+)
+def test_slips_get_a_sentence(words: list[str], sentence: str):
+    with pytest.raises(SkipwayError, match=re.escape(sentence)):
+        CliRunner().invoke(app, ["probe", *words], catch_exceptions=False)
+
+
+def test_a_report_of_two_networks(tmp_path: Path):
+    words = ["report", "resnet8", "resnet8", "--skip", "none", "--skip", "residual", *SMALL, "--out", str(tmp_path)]
+    words += ["--probes", "gradients,lesions,landscape", "--set", "landscape.steps=3"]
+    run(*words)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "What do the skips of resnet8 (none) and resnet8 (residual) do?" in page
+    assert page.count("class='plotly'") == 1 + 2 + 2
+    assert "deleting one branch takes the error from" in page
+    numbers = sorted((tmp_path / "numbers").iterdir())
+    assert len(numbers) == 6
+    assert all(f"numbers/{path.name}" in page for path in numbers)
+    assert sum(isinstance(load(path), Lesions) for path in numbers) == 2
+
+
+def test_a_report_measures_nothing_twice_and_what_is_damaged_again(tmp_path: Path):
+    words = ["report", "resnet8", *SMALL, "--probes", "gradients,responses", "--out", str(tmp_path)]
+    run(*words)
+    first, second = sorted((tmp_path / "numbers").iterdir())
+    whole = first.read_bytes()
+    first.write_bytes(whole[: len(whole) // 2])
+    kept = second.read_bytes()
+    run(*words)
+    assert load(first).caption
+    assert second.read_bytes() == kept
+    assert len(list((tmp_path / "numbers").iterdir())) == 2
+
+
+def test_a_report_says_which_probe_a_setting_lacks(tmp_path: Path):
+    with pytest.raises(SkipwayError, match="does not say of which probe"):
+        CliRunner().invoke(app, ["report", "resnet8", "--set", "steps=3"], catch_exceptions=False)
+    with pytest.raises(SkipwayError, match="once for each"):
+        CliRunner().invoke(
+            app, ["report", "resnet8", "resnet8", "--weights", "a.pt", "--out", str(tmp_path)], catch_exceptions=False
+        )
