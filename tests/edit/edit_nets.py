@@ -138,11 +138,11 @@ def pulled(model: nn.Module, *inputs: Tensor, seed: int = 0) -> list[Any]:
 
 
 def ran(model: nn.Module, run: Callable[[], Any]) -> list[str]:
-    """The modules without children that computed something in a run, in order."""
+    """The modules without children of the model's own that computed something in a run, in order."""
     found: list[str] = []
     handles = []
     for name, module in model.named_modules():
-        if not any(module.children()):
+        if not [child for child, _ in module.named_children() if not child.startswith("connection")]:
 
             def note(_: Any, __: Any, result: Any, name: str = name) -> None:
                 if not result.is_meta:

@@ -88,7 +88,7 @@ def test_a_dropped_run_is_not_computed():
     model, x = layers(4).train(), torch.randn(3, 4)
     grafted = edit.graft(model, ("1", "3"), Residual(drop=StochasticDepth(0.999, "constant")))
     equal(grafted(x), model[0](x))
-    assert [name.split(".")[0] for name in ran(grafted, lambda: grafted(x))] == ["0", "0"]
+    assert [name for name in ran(grafted, lambda: grafted(x)) if "connection" not in name] == ["0.0", "0.1"]
     pulled(grafted, x)
 
 
@@ -107,10 +107,11 @@ def test_outputs_that_are_not_one_tensor():
     equal([ours, state], [x + theirs, expected])
 
 
+@pytest.mark.usefixtures("no_shape_checks")
 @pytest.mark.parametrize(
     ("where", "message"),
     [
-        ("5", "did you mean"),
+        ("00", "did you mean '0.0'"),
         ("7.*", "no module matches"),
         (("2", "1"), "comes before"),
         (("0", "1.0"), "not children of one module"),

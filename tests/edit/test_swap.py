@@ -60,7 +60,10 @@ def test_gates_are_the_connection_s_own(name: str):
 @pytest.mark.parametrize("name", ["pre-norm", "pre-activation", "sandwich"])
 def test_a_convolutional_branch_reads_what_is_normalised(name: str):
     model, x = ConvNet(), torch.randn(4, 3, 8, 8)
-    swapped = edit.swap(model, trace(model, x), name)
+    graph = trace(model, x)
+    with pytest.raises(SkipwayError, match="needs the same channels in both"):
+        edit.swap(model, graph, name)
+    swapped = edit.swap(model, [graph.skips[index] for index in (0, 1, 3)], name)
     y = torch.randn(4, 4, 8, 8)
     connection = swapped.get_submodule("blocks.1.connection")
     equal(swapped.blocks[1](y), F.relu(connection(y, model.blocks[1].branch)), 1e-5)  # pyright: ignore
@@ -90,7 +93,7 @@ def test_stochastic_depth_skips_compute_and_follows_depth(mode: str):
     swapped = edit.swap(model, trace(model, x), Residual(drop=StochasticDepth(0.8, mode=mode)))  # pyright: ignore
     droppers = [module for module in swapped.modules() if type(module).__name__ == "Dropper"]
     assert [module.rate for module in droppers] == pytest.approx([0.2, 0.4, 0.6, 0.8])  # pyright: ignore
-    runs = 200
+    runs = 60
     found = ran(swapped, lambda: [swapped(x) for _ in range(runs)])
     for index, rate in enumerate([0.2, 0.4, 0.6, 0.8]):
         times = found.count(f"blocks.{index}.conv1")

@@ -9,7 +9,11 @@ from skipway.errors import SkipwayError
 from skipway.graph.ir import Trace
 
 _FIRST = ("conv", "batch_norm", "group_norm", "instance_norm", "max_pool", "avg_pool", "adaptive_", "interpolate")
-_LAST = ("linear", "layer_norm", "rms_norm", "embedding", "scaled_dot_product_attention", "multi_head_attention")
+_LAST = (
+    "linear", "layer_norm", "rms_norm", "embedding", "scaled_dot_product_attention", "multi_head_attention", "lstm",
+    "gru",
+    "rnn_",
+)  # fmt: skip
 
 
 def channel_axis(trace: Trace, operations: Iterable[int]) -> int | None:
@@ -43,12 +47,12 @@ def site_for(
         # Nothing tells; where channels are counted, 2 axes leave no doubt, and 4 or more are maps by custom.
         axis = -1 if rank == 2 else 1 if rank > 3 else None
     if axis is None:
-        raise SkipwayError(f"{what}: it cannot be told which axis of {tuple(given)} holds the channels; put a layer with "
-                           "weights last in the branch, or build the block with skipway.Skip(branch, channels=, dims=)")  # fmt: skip
+        raise SkipwayError(f"{what}: it cannot be told which axis of {tuple(given)} holds the channels; put a layer "
+                           "with weights last in the branch, or build it with skipway.Skip(branch, channels=, dims=)")  # fmt: skip
     if axis == -1 or rank == 2:
         if tuple(taken[1:-1]) != tuple(given[1:-1]):
-            raise SkipwayError(f"{what}: the branch turns {tuple(taken)} into {tuple(given)}; a skip past tokens needs as "
-                               "many of them after the branch as before")  # fmt: skip
+            raise SkipwayError(f"{what}: the branch turns {tuple(taken)} into {tuple(given)}; a skip past tokens "
+                               "needs as many of them after the branch as before")  # fmt: skip
         return Site(taken[-1], given[-1], 1, index, depth, 0)
     strides = {_stride(before, after) for before, after in zip(taken[2:], given[2:], strict=True)}
     stride = next(iter(strides)) if len(strides) == 1 else 0

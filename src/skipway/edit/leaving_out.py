@@ -1,4 +1,4 @@
-"""Not running a way of a skip: its modules give back tensors on the meta device, which have a shape and cost nothing."""
+"""Not running a way of a skip: its modules give back tensors on the meta device, which have a shape and no content."""
 
 from __future__ import annotations
 

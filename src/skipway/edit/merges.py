@@ -26,13 +26,15 @@ class Junction:
     """One operation of a merge, with the operands that lead to the shortcut and to the branches.
 
     A merge is one operation, or several sums in a row (x + f(x) + g(x)): in one the shortcut enters (`shortcut` is
-    where among the arguments), those after it carry it on (`through`).
+    where among the arguments), those after it carry it on (`through`). `others` come from elsewhere (a position added
+    in the same sum, the features of other skips): they stay with the shortcut.
     """
 
     operation: Operation
     shortcut: Path | None
     through: Path | None
     branches: tuple[Path, ...]
+    others: tuple[Path, ...] = ()
 
     @property
     def brought(self) -> tuple[int, ...]:
@@ -49,7 +51,7 @@ def junctions(skip: Skip) -> tuple[Junction, ...]:
     trace = skip.trace
     found = _walk(trace, skip, trace.operations[skip.merge])
     if found is None:
-        raise SkipwayError(f"the skip at {skip.site} has a shortcut that does not enter its merge as a tensor of its own")
+        raise SkipwayError(f"the skip at {skip.site} has a shortcut that enters its merge only as a part of a tensor")
     for junction in found:
         name = junction.operation.name
         if name not in MERGES:
@@ -64,19 +66,33 @@ def _walk(trace: Trace, skip: Skip, operation: Operation) -> list[Junction] | No
     places = list(_references((*operation.args, operation.kwargs)))
     here = [path for path, value in places if value == skip.carried]
     weights = _weights(operation.name, here)
-    others = tuple(
-        path for path, value in places if value != skip.carried and path not in weights and _fed(trace, value)
-    )
+    fed = [
+        (path, value) for path, value in places
+        if value != skip.carried and path not in weights and _fed(trace, value)
+    ]  # fmt: skip
+    branches = tuple(path for path, value in fed if _brings(trace, skip, value))
+    others = tuple(path for path, _ in fed if path not in branches)
+    if not branches and here:
+        branches, others = others, ()
     if here:
-        return [Junction(operation, here[0], None, others)]
+        return [Junction(operation, here[0], None, branches, others)]
     for path, value in places:
         made = trace.operation_of(value)
         if value in skip.branches or made is None or made.name not in SUMS:
             continue
         inner = _walk(trace, skip, made)
         if inner is not None:
-            return [*inner, Junction(operation, None, path, tuple(other for other in others if other != path))]
+            rest = tuple(other for other, _ in fed if other != path)
+            return [*inner, Junction(operation, None, path, rest)]
     return None
+
+
+def _brings(trace: Trace, skip: Skip, value: int) -> bool:
+    """Whether an operand is a branch of the skip, or a sum with one in it."""
+    if value in skip.branches:
+        return True
+    made = trace.operation_of(value)
+    return made is not None and made.name in SUMS and any(_brings(trace, skip, part) for part in made.operands)
 
 
 def _weights(name: str, shortcut: list[Path]) -> tuple[Path, ...]:
@@ -135,7 +151,7 @@ class Dropping:
 
     def __call__(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         result = without(self.operation, function, args, kwargs, self.dropped)
-        return _written(function, args, result, *(item for _, item in _tensors(args, kwargs)))
+        return _written(function, args, result, *[item for _, item in _tensors(args, kwargs)])
 
 
 @dataclass
@@ -150,8 +166,8 @@ class Entering:
         assert self.junction.shortcut is not None
         stream = without(self.operation, function, args, kwargs, set(self.junction.branches))
         self.state.stream = apart(stream, args[0]) if _method_in_place(function) else stream
-        value = without(self.operation, function, args, kwargs, {self.junction.shortcut})
-        return _written(function, args, value, *(item for _, item in _tensors(args, kwargs)))
+        value = without(self.operation, function, args, kwargs, {self.junction.shortcut, *self.junction.others})
+        return _written(function, args, value, *[item for _, item in _tensors(args, kwargs)])
 
 
 @dataclass
@@ -182,7 +198,8 @@ class Writing:
             result = connection.without(stream)
         else:
             if value is None:
-                dropped = set() if self.junction.shortcut is None else {self.junction.shortcut}
+                entered = self.junction.shortcut
+                dropped = set() if entered is None else {entered, *self.junction.others}
                 value = without(self.operation, function, args, kwargs, dropped)
             result = connection.write(stream, value, state.read)
         if joins and self.junction.shortcut == (0, 1):
@@ -203,8 +220,9 @@ def without(operation: str, function: Any, args: Any, kwargs: dict[str, Any], dr
         if operation == "add":
             return left
         return left if gone == (1,) else -left
-    kept = next((item for path, item in _tensors(args, kwargs) if path not in dropped and item.device.type != "meta"), None)
-    like = kept if kept is not None else next(item for _, item in _tensors(args, kwargs))
+    tensors = _tensors(args, kwargs)
+    kept = [item for path, item in tensors if path not in dropped and item.device.type != "meta"]
+    like = kept[0] if kept else tensors[0][1]
     args, kwargs = _replaced(args, kwargs, dropped, like, operation in SUMS)
     return _again(operation, function)(*args, **kwargs)
 
@@ -214,34 +232,37 @@ def _again(operation: str, function: Any) -> Callable[..., Any]:
     return getattr(torch, operation) if hasattr(torch, operation) else function
 
 
+# These call themselves rather than functions inside of them, which torch.compile does not always see through.
 def _replaced(args: Any, kwargs: Any, dropped: set[Path], like: Tensor, scalar: bool) -> tuple[Any, dict[str, Any]]:
-    def zero(item: Tensor) -> Tensor:
-        dtype = item.dtype if item.dtype.is_floating_point or item.dtype.is_complex else like.dtype
-        return torch.zeros(() if scalar else item.shape, dtype=dtype, device=like.device)
+    changed = tuple(_changed(item, (position,), dropped, like, scalar) for position, item in enumerate(args))
+    return changed, {key: _changed(item, (key,), dropped, like, scalar) for key, item in kwargs.items()}
 
-    def change(item: Any, path: Path) -> Any:
-        if isinstance(item, Tensor):
-            return zero(item) if path in dropped else item
-        if isinstance(item, (tuple, list)):
-            return type(item)([change(part, (*path, position)) for position, part in enumerate(item)])
+
+def _changed(item: Any, path: Path, dropped: set[Path], like: Tensor, scalar: bool) -> Any:
+    if isinstance(item, (tuple, list)):
+        parts = [_changed(part, (*path, position), dropped, like, scalar) for position, part in enumerate(item)]
+        return type(item)(parts)
+    if not isinstance(item, Tensor) or path not in dropped:
         return item
+    dtype = item.dtype if item.dtype.is_floating_point or item.dtype.is_complex else like.dtype
+    return torch.zeros(() if scalar else item.shape, dtype=dtype, device=like.device)
 
-    changed = tuple(change(item, (position,)) for position, item in enumerate(args))
-    return changed, {key: change(item, (key,)) for key, item in kwargs.items()}
 
-
-def _tensors(args: Any, kwargs: Any) -> Iterator[tuple[Path, Tensor]]:
-    def look(path: Path, item: Any) -> Iterator[tuple[Path, Tensor]]:
-        if isinstance(item, Tensor):
-            yield path, item
-        elif isinstance(item, (tuple, list)):
-            for position, part in enumerate(item):
-                yield from look((*path, position), part)
-
+def _tensors(args: Any, kwargs: Any) -> list[tuple[Path, Tensor]]:
+    found: list[tuple[Path, Tensor]] = []
     for position, item in enumerate(args):
-        yield from look((position,), item)
+        _gather((position,), item, found)
     for key, item in kwargs.items():
-        yield from look((key,), item)
+        _gather((key,), item, found)
+    return found
+
+
+def _gather(path: Path, item: Any, found: list[tuple[Path, Tensor]]) -> None:
+    if isinstance(item, Tensor):
+        found.append((path, item))
+    elif isinstance(item, (tuple, list)):
+        for position, part in enumerate(item):
+            _gather((*path, position), part, found)
 
 
 def _at(path: Path, args: Any, kwargs: Any) -> Any:
@@ -266,7 +287,7 @@ def _method_in_place(function: Any) -> bool:
 
 def _written(function: Any, args: Any, result: Any, *given: Any) -> Any:
     """The result as the replaced operation would have left it: in its first operand, or a tensor of its own."""
-    return put(args[0], result) if _method_in_place(function) else apart(result, *given)
+    return put(args[0], result, *given) if _method_in_place(function) else apart(result, *given)
 
 
 def apart(result: Any, *given: Any) -> Any:
@@ -274,13 +295,14 @@ def apart(result: Any, *given: Any) -> Any:
     return result.clone() if any(result is item for item in given) else result
 
 
-def put(target: Tensor, result: Any) -> Any:
+def put(target: Tensor, result: Any, *given: Any) -> Any:
     """The result, put into the tensor that the replaced operation would have changed."""
     if result is target:
         return result
     if not target.is_meta:
         return target.copy_(result)
-    # The branch was not run, so there is no memory to write to: its stand-in becomes the result, where nothing forbids it.
+    # The branch was not run, so there is no memory to write to: its stand-in becomes the result, if nothing forbids it.
+    result = apart(result, *given)
     with suppress(RuntimeError):
         result = result.view_as(result)
         torch.utils.swap_tensors(target, result)

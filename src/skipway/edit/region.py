@@ -29,7 +29,8 @@ def needless(trace: Trace, merges: set[int], values: Iterable[int]) -> set[int]:
         if made is None or made.index in found or made.index in merges:
             continue
         unread = all(
-            result not in kept and all(reader in found or (reader in merges and result in gone) for reader in readers[result])
+            result not in kept
+            and all(reader in found or (reader in merges and result in gone) for reader in readers[result])
             for result in made.results
         )
         if unread:

@@ -41,7 +41,7 @@ def _meant(which: Any, graph: SkipGraph | None) -> list[Skip]:
         return [which]
     if isinstance(which, (int, slice, str)) or callable(which):
         if graph is None:
-            raise SkipwayError(f"to choose skips by {_told(which)}, give the graph too: graph=skipway.trace(model, inputs)")
+            raise SkipwayError(f"to choose skips by {_told(which)}, give the graph too: graph=skipway.trace(model, x)")
         return _chosen(which, graph)
     if isinstance(which, Iterable):
         return [skip for part in which for skip in _meant(part, graph)]

@@ -266,10 +266,10 @@ def _connection(skip: Skip, kind: Kind, index: int, depth: int) -> Connection:
     stream, value = trace.values[skip.carried].shape, skip.branch_shape
     axis = channel_axis(trace, skip.branch_operations)
     if name == "cat":
-        operands = 2 if last.shortcut in ((0, 0), (0, 1)) and len(last.branches) == 1 else 0
+        operands = 2 if last.shortcut in ((0, 0), (0, 1)) and len(last.branches) == 1 and not last.others else 0
         if operands != 2:
-            raise SkipwayError(f"{what}: it concatenates more than one branch with the shortcut; only two tensors can be "
-                               "swapped")  # fmt: skip
+            raise SkipwayError(f"{what}: it concatenates more than one branch with the shortcut; only two tensors can "
+                               "be swapped")  # fmt: skip
         given = last.operation.argument("dim", 0)
         if given % len(skip.shape) != (1 if axis is None else axis) % len(skip.shape):
             axis = {1: 1, len(skip.shape) - 1: -1}.get(given % len(skip.shape))
@@ -280,5 +280,12 @@ def _connection(skip: Skip, kind: Kind, index: int, depth: int) -> Connection:
             raise SkipwayError(f"{what}: it is merged by {name!r}, and a connection replaces sums and concatenations")
         site = site_for(what, stream, value, axis, index, depth)
     connection = built(kind, site, what, skip.shape[site.channel_axis])
+    before = connection.placement.before
+    if before and skip.source_shape[site.channel_axis] != stream[site.channel_axis]:
+        raise SkipwayError(
+            f"{what}: the branch reads {skip.source_shape} and the shortcut carries {stream}, and a connection with "
+            f"{' and '.join(before)} before the branch needs the same channels in both: leave this skip out, or choose "
+            "one without"
+        )
     dtype = trace.values[skip.branches[0]].dtype
     return connection.to(dtype) if dtype.is_floating_point else connection

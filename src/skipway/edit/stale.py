@@ -17,8 +17,8 @@ def check(model: nn.Module, trace: Trace) -> None:
         module = modules.get(call.module)
         if module is None:
             raise SkipwayError(
-                f"the graph is of another model: {call.module!r} ran in it, and this {type(model).__name__} has no such "
-                "module: trace this one"
+                f"the graph is of another model: {call.module!r} ran in it, and this {type(model).__name__} has no "
+                "such module: trace this one"
             )
         kind = getattr(module, "original_name", None) or type(module).__name__
         if kind != call.kind:
@@ -30,5 +30,5 @@ def check(model: nn.Module, trace: Trace) -> None:
     for name, shape in trace.parameters.items():
         if parameters.get(name) != shape:
             here = f"{parameters[name]} here" if name in parameters else "missing here"
-            raise SkipwayError(f"the graph is of another model: the parameter {name!r} was {shape} in it and is {here}: "
-                               "trace this one")  # fmt: skip
+            raise SkipwayError(f"the graph is of another model: the parameter {name!r} was {shape} in it and is "
+                               f"{here}: trace this one")  # fmt: skip

@@ -60,7 +60,7 @@ class BlockChange:
 
 @dataclass
 class Joining:
-    """On the operation where a block's branch ends: its result, or what it is about to take, is written to the stream."""
+    """On the operation where a block's branch ends: its result, or what it is about to take, goes to the stream."""
 
     state: EditState
     after: bool
@@ -117,8 +117,8 @@ def residual_twin(
     """The model with a skip past every block that can carry one, and has none yet.
 
     A block is a module of a kind that occurs several times and holds two weight layers or more; where a model is one
-    flat sequence of layers, two of them in a row, as in He et al. 2015 (arXiv:1512.03385). The skip joins before the activation
-    that ends the block. Inputs, `graph` and `parameters` are as for `plain_twin`, the new parameters come from `skip`.
+    flat sequence of layers, two of them in a row, as in He et al. 2015 (arXiv:1512.03385). The skip joins before the
+    activation that ends the block. Inputs, `graph` and `parameters` are as for `plain_twin`, the new parameters come from `skip`.
 
     Raises SkipwayError where no block can carry a skip.
 

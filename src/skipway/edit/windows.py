@@ -148,7 +148,8 @@ class Decision(Protocol):
 class HostState:
     """One host: its windows by call, and where it stands in the call that runs.
 
-    `decisions` say at the start of a call whether a way of a skip is left out in it; `unread` are the places in its result of tensors that nothing reads when a way is left out.
+    `decisions` say at the start of a call whether a way of a skip is left out in it; `unread` are the places in its
+    result of tensors that nothing reads when a way is left out.
     """
 
     path: str

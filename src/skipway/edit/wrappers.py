@@ -81,8 +81,8 @@ class Host(Wrapper):
         given = [item for item in tree_flatten(result)[0] if isinstance(item, Tensor)]
         if any(item.is_meta and place not in state.unread for place, item in enumerate(given)):
             raise SkipwayError(
-                f"{state.path or 'the model'} gives back something that the way left out would have made: trace the model "
-                "again on the kind of inputs, and with the kind of outputs, that it is used with"
+                f"{state.path or 'the model'} gives back something that the way left out would have made: trace the "
+                "model again on the kind of inputs, and with the kind of outputs, that it is used with"
             )
         return result
 

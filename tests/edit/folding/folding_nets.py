@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import skipway as sw
 from skipway.connect.scales import Scaling
 
 
@@ -35,6 +37,12 @@ def settle(model: nn.Module, seed: int = 0) -> nn.Module:
         if isinstance(module, Scaling) and isinstance(module.scale, Tensor):
             uniform(module.scale, 0.3, 0.8)
     return model.eval()
+
+
+def small_resnet(**choices: Any) -> nn.Module:
+    """A CIFAR ResNet of two blocks."""
+    plan = sw.models.ResNetPlan((1, 1), 8, stem="cifar", shortcut="zero-pad")
+    return sw.models.ResNet(plan, num_classes=4, **choices)
 
 
 def conv_norm(c: int, out: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> nn.Sequential:

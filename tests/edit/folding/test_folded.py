@@ -9,10 +9,9 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from tests.edit.folding.folding_nets import DenseNet, conv_norm, settle
+from tests.edit.folding.folding_nets import DenseNet, conv_norm, settle, small_resnet
 from torch import Tensor, nn
 
-import skipway as sw
 from skipway.edit.folding import backend, fold
 from skipway.errors import SkipwayError
 
@@ -20,7 +19,7 @@ from skipway.errors import SkipwayError
 @pytest.fixture
 def net() -> nn.Module:
     torch.manual_seed(0)
-    return settle(sw.models.create("resnet20", num_classes=4))
+    return settle(small_resnet())
 
 
 @pytest.fixture
@@ -203,7 +202,7 @@ def test_constants_of_other_weights_in_float32_and_for_dense_nets():
 
 
 def test_constants_refuse_what_does_not_fit(images: Tensor):
-    model = sw.models.create("resnet20", skip="rezero", num_classes=4).eval()
+    model = small_resnet(skip="rezero").eval()
     folded = fold(model, images)
     state = dict(model.state_dict())
     folded.constants(state)

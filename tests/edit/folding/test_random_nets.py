@@ -93,7 +93,7 @@ class Net(nn.Module):
         return self.fc(F.adaptive_avg_pool2d(x, 1).flatten(1))
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(blocks=NETS, seed=st.integers(0, 1000), side=st.sampled_from([3, 5]))
 def test_random_nets_fold_to_the_same_function(blocks: list[tuple[list[list[str]], str]], seed: int, side: int):
     with torch.random.fork_rng():
@@ -110,7 +110,7 @@ def test_random_nets_fold_to_the_same_function(blocks: list[tuple[list[list[str]
         assert (single(other.float()) - wanted).norm() <= 1e-3 * wanted.norm()
 
 
-@settings(max_examples=25)
+@settings(max_examples=20)
 @given(blocks=st.lists(st.tuples(st.lists(st.lists(st.sampled_from(
     ["conv1", "conv3", "norm", "vector", "depthwise", "identity"]), max_size=3), min_size=2, max_size=4),
     st.just("sum")), min_size=1, max_size=2))  # fmt: skip
