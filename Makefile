@@ -11,7 +11,7 @@ demo: $(READY)
 	$(BIN)/skipway study degradation --out runs/degradation
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow

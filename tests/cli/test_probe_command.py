@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from skipway import models
 from skipway.cli.app import app
 from skipway.errors import SkipwayError
-from skipway.probe import Gradients, Landscape, Lesions, gradients, load
+from skipway.probe import Barrier, Gradients, Identity, Landscape, Lesions, gradients, load
 
 SMALL = ["--samples", "32", "--batch-size", "16"]
 
@@ -78,6 +78,9 @@ def test_settings_reach_the_probe(tmp_path: Path):
         (["gradients", "resnet8", "--plot", "nowhere/x.png"], "there is no folder 'nowhere'"),
         (["gradients", "resnet8", "--weights", "none.pt"], "none.pt"),
         (["trajectory", "resnet8"], "give two files at least"),
+        (["barrier", "resnet8"], "give the other's weights with --other FILE"),
+        (["gradients"], "name one, as in 'skipway probe gradients resnet20'"),
+        (["identity", "resnet8"], "leave SPEC and --weights out"),
     ],
 )
 def test_slips_get_a_sentence(words: list[str], sentence: str):
@@ -119,3 +122,17 @@ def test_a_report_says_which_probe_a_setting_lacks(tmp_path: Path):
         CliRunner().invoke(
             app, ["report", "resnet8", "resnet8", "--weights", "a.pt", "--out", str(tmp_path)], catch_exceptions=False
         )
+
+
+def test_two_files_of_weights_are_compared(tmp_path: Path, weights: Path):
+    out = tmp_path / "numbers.npz"
+    words = ["--weights", str(weights), "--other", str(weights), *SMALL, "--set", "steps=3", "--set", "starts=1"]
+    run("probe", "barrier", "resnet8", *words, "--out", str(out))
+    found = load(out)
+    assert isinstance(found, Barrier)
+
+
+def test_a_probe_that_builds_its_own_networks(tmp_path: Path):
+    out = tmp_path / "numbers.npz"
+    run("probe", "identity", *SMALL, "--set", "depths=(1,)", "--set", "seeds=(0,)", "--set", "steps=5", "--out", str(out))
+    assert isinstance(load(out), Identity)

@@ -15,8 +15,8 @@ from torch import nn
 
 from skipway.cli.app import main
 from skipway.cli.inputs import told
-from skipway.graph.inputs import made
 from skipway.cli.sources import suggestion
+from skipway.graph.inputs import made
 
 NETS = """
 import torch

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
+from tests.architectures import ARCHITECTURES, built
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
@@ -18,12 +19,17 @@ from skipway.graph.ir import Ref
 from skipway.graph.sites import SiteMode
 from skipway.graph.skips import Skip
 from skipway.graph.state import Inventory
-from tests.architectures import ARCHITECTURES, built
 
 pytestmark = [pytest.mark.filterwarnings("ignore")]
 
 SUMS = ("add", "scaled add")
+# One of each way to write a model runs always, the rest with the slow tests.
+QUICK = ("ResNet", "ConvNext", "MobileViT", "Albert", "GPT2", "GPTNeoX", "Mamba", "T5", "Funnel", "Perceiver")
 WITH_SUMS = [name for name, (_, _, skips) in ARCHITECTURES.items() if any(kind in SUMS for kind, _ in skips)]
+
+
+def marked(names: Iterable[str]) -> list[Any]:
+    return [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in names]
 
 
 class ByHand(SiteMode):
@@ -96,7 +102,7 @@ def close(ours: list[Any], theirs: list[Any], tolerance: float) -> None:
             assert float((one.detach() - other.detach()).abs().max()) <= tolerance * scale
 
 
-@pytest.mark.parametrize("name", WITH_SUMS)
+@pytest.mark.parametrize("name", marked(WITH_SUMS))
 def test_a_swap_with_a_scale_fixed_at_one_changes_nothing(name: str):
     model, inputs = built(name)
     graph = trace(model, **inputs)
@@ -109,25 +115,26 @@ def test_a_swap_with_a_scale_fixed_at_one_changes_nothing(name: str):
         close(gradients(swapped, inputs), gradients(model, inputs), 1e-6)
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", marked(ARCHITECTURES))
 @pytest.mark.parametrize("verb", ["cut", "lesion"])
 def test_undoing_gives_back_every_bit(name: str, verb: str):
     model, inputs = built(name)
     before = outputs(model, inputs)
-    for skip in trace(model, **inputs).skips[::3]:
+    skips = trace(model, **inputs).skips
+    for skip in skips[:: max(1, len(skips) // 2)]:
         edited = getattr(edit, verb)(model, skip)
         outputs(edited, inputs)
         for one, other in zip(outputs(edit.undo(edited), inputs), before, strict=True):
             assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize("name", WITH_SUMS)
+@pytest.mark.parametrize("name", marked(WITH_SUMS))
 @pytest.mark.parametrize(("verb", "keep_branch"), [("cut", True), ("lesion", False)])
 def test_one_operand_is_left(name: str, verb: str, keep_branch: bool):
     model, inputs = built(name)
     skips = [skip for skip in trace(model, **inputs).skips if skip.kind in SUMS]
     skips = [skip for skip in skips if skip.carried in skip.trace.operations[skip.merge].operands]
-    for skip in skips[:: max(1, len(skips) // 4)]:
+    for skip in skips[:: max(1, len(skips) // 2)]:
         edited = getattr(edit, verb)(model, skip)
         mode = ByHand(model, skip, keep_branch)
         with hooks(mode), mode:

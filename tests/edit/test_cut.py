@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.edit.edit_nets import Chain, ConvNet, Repeated, UNet, equal, pulled, ran
 from torch import nn
 
 import skipway as sw
 from skipway import edit
 from skipway.errors import SkipwayError
 from skipway.graph import trace
-from tests.edit.edit_nets import Chain, ConvNet, Repeated, UNet, equal, pulled, ran
 
 
 def test_a_block_without_its_shortcut():

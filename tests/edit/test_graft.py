@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.edit.edit_nets import equal, pulled, ran
 from torch import Tensor, nn
 
 from skipway import edit
 from skipway.connect import Constant, Residual, ReZero, StochasticDepth
 from skipway.errors import SkipwayError
 from skipway.graph import trace
-from tests.edit.edit_nets import equal, pulled, ran
 
 
 def layers(n: int = 4) -> nn.Sequential:

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.edit.edit_nets import Chain, ConvNet, Merging, Repeated, UNet, equal, ran
 from torch import Tensor, nn
 
 from skipway import edit
 from skipway.connect import Constant, Residual, StochasticDepth
 from skipway.errors import SkipwayError
 from skipway.graph import trace
-from tests.edit.edit_nets import Chain, ConvNet, Merging, Repeated, UNet, equal, ran
 
 
 def without(model: ConvNet, lesioned: int, x: Tensor) -> Tensor:

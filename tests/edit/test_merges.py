@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from tests.edit.edit_nets import Merge, Merging, equal, pulled
 from torch import Tensor, nn
 
 from skipway import edit
 from skipway.connect import Constant, Residual, ReZero, StochasticDepth
 from skipway.errors import SkipwayError
 from skipway.graph import trace
-from tests.edit.edit_nets import Merge, Merging, equal, pulled
 
 Formula = Callable[[Tensor, nn.Module, nn.Module], Tensor]
 

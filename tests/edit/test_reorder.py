@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.edit.edit_nets import Chain, ConvNet, equal, pulled
 
 from skipway import edit
 from skipway.errors import SkipwayError
 from skipway.graph import trace
-from tests.edit.edit_nets import Chain, ConvNet, equal, pulled
 
 
 def test_two_blocks():
@@ -25,7 +25,7 @@ def test_two_blocks():
 def test_with_edits_before_and_after():
     model, x = Chain(3), torch.randn(3, 4)
     graph = trace(model, x)
-    one, two, three = model.blocks
+    _, two, three = model.blocks
     lesioned = edit.lesion(model, graph.skips[0])
     moved = edit.reorder(lesioned, ["blocks.0", "blocks.1"], [1, 0], graph=graph)
     expected = three(torch.tanh(two(x)))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.edit.edit_nets import Chain, ConvNet, Repeated, equal, pulled, ran
 from torch import Tensor, nn
 
 import skipway as sw
@@ -14,7 +15,6 @@ from skipway import edit
 from skipway.connect import Constant, Residual, ReZero, StochasticDepth
 from skipway.errors import SkipwayError
 from skipway.graph import trace
-from tests.edit.edit_nets import Chain, ConvNet, Repeated, equal, pulled, ran
 
 
 def norm(x: Tensor) -> Tensor:

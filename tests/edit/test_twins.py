@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.edit.edit_nets import Chain, UNet, equal, pulled, ran
 from torch import Tensor, nn
 
 import skipway as sw
@@ -11,7 +12,6 @@ from skipway import edit
 from skipway.connect import Residual, StochasticDepth
 from skipway.errors import SkipwayError
 from skipway.graph import trace
-from tests.edit.edit_nets import Chain, UNet, equal, pulled, ran
 
 
 @pytest.mark.parametrize("training", [True, False])

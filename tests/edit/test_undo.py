@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from tests.edit.edit_nets import Chain, ConvNet, UNet, equal, pulled
 from torch import Tensor, nn
 
 from skipway import edit
 from skipway.connect import Residual, ReZero
 from skipway.errors import SkipwayError
 from skipway.graph import trace
-from tests.edit.edit_nets import Chain, ConvNet, UNet, equal, pulled
 
 X = torch.linspace(-1, 1, 12).view(3, 4)
 

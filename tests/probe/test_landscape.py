@@ -296,7 +296,7 @@ class TestKindsOfModels:
         assert low.policy.dtype == "bfloat16"
         assert low.precision_error is not None
         relative = np.abs(low.loss / exact.loss - 1).ravel()[::20]
-        assert low.precision_error == pytest.approx((np.median(relative), relative.max()), rel=1e-3)
+        assert low.precision_error == pytest.approx((np.median(relative), relative.max()), rel=2e-2)
         assert 0 < low.precision_error[1] < 0.05
         assert "bfloat16 is off by" in low.caption
         assert exact.precision_error is None

@@ -97,6 +97,15 @@ def image_batches(model: nn.Module, images: Images, choice: DataChoice) -> list[
     return batches
 
 
+def flat_features(images: Images, choice: DataChoice) -> dict[str, Tensor]:
+    """The first images of a part of the data as rows of numbers, and their labels."""
+    pixels, labels = images.test_images, images.test_labels
+    if choice.part == "train":
+        pixels, labels = images.train_images, images.train_labels
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))[: choice.samples]
+    return {"features": pixels[order].float().flatten(1) / 255, "labels": labels[order]}
+
+
 def _per_channel(values: Sequence[float], images: Images) -> Tensor:
     if len(values) not in (1, images.channels):
         raise SkipwayError(f"--mean and --std take a number for each of {images.channels} channels, not {len(values)}")

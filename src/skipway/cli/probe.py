@@ -11,17 +11,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from skipway.cli.see import SkipName, Spec
+from skipway.cli.see import SPEC as _SPEC
+from skipway.cli.see import SkipName
 from skipway.errors import SkipwayError, choose
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from skipway.cli.batches import DataChoice
     from skipway.probe import Result
+    from skipway.study.data import Images
 
-_NAMES = (
+_OF_A_MODEL = (
     "gradients", "responses", "paths", "lesions", "landscape", "trajectory", "curvature", "curvature_map", "reuse",
-    "shattering",
+    "shattering", "symmetry_breaking", "symmetry_plane", "collisions", "singularities", "barrier",
 )  # fmt: skip
+# These build the networks that they compare, and take only the data.
+_ALONE = ("identity", "construction", "two_parameters")
+_NAMES = (*_OF_A_MODEL, *_ALONE)
+# A report compares networks; these compare weights of one.
+_REPORTED = tuple(name for name in _OF_A_MODEL if name not in ("trajectory", "barrier"))
 _CHOSEN = "gradients,responses,lesions,paths,landscape"
 _SHOWN_ROWS = 30
 
@@ -58,7 +67,10 @@ Settings = Annotated[
 
 def probe(
     name: Annotated[str, typer.Argument(metavar="NAME", help=f"One of: {', '.join(_NAMES)}.")],
-    spec: Spec,
+    spec: Annotated[
+        str | None,
+        typer.Argument(metavar="SPEC", help=f"{_SPEC} Not for {', '.join(_ALONE)}, which build their own networks."),
+    ] = None,
     weights: Annotated[Path | None, typer.Option(metavar="FILE", help="Trained weights for the model.")] = None,
     data: Data = "digits",
     skip: SkipName = None,
@@ -80,7 +92,7 @@ def probe(
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw into this .png, .svg, .pdf or .html.")] = None,
 ) -> None:
     """Measure what the skips of a network do, on real images."""
-    from skipway.cli.batches import image_batches, model_for
+    from skipway.cli.batches import flat_features, model_for
 
     choose("probe", name, _NAMES)
     function = probe_named(name)
@@ -88,10 +100,15 @@ def probe(
     _check_plot(plot)
     chosen = _choice(data, part, samples, batch_size, image_size, mean, deviation)
     images = chosen.images()
-    model = model_for(spec, images, skip, weights, published)
-    batches = image_batches(model, images, chosen)
-    states = [_state_of(model, path) for path in other or ()]
-    result = _measured(name, function, model, batches, states, options)
+    if name in _ALONE:
+        if spec is not None or weights is not None:
+            raise SkipwayError(f"{name} builds the networks that it compares: leave SPEC and --weights out")
+        result = _measured(name, function, flat_features(images, chosen), options)
+    else:
+        if spec is None:
+            raise SkipwayError(f"{name} measures a network: name one, as in 'skipway probe {name} resnet20'")
+        model = model_for(spec, images, skip, weights, published)
+        result = _measured(name, function, _given(name, function, model, images, chosen, other or ()), options)
     if out is not None:
         print(f"skipway: saved in {result.save(out)}", file=sys.stderr)
     _show(result)
@@ -111,7 +128,9 @@ def report(
     skip: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="The skip of each SPEC that is one of our own families.")
     ] = None,
-    probes: Annotated[str, typer.Option(help=f"What is measured, with commas between: {', '.join(_NAMES)}.")] = _CHOSEN,
+    probes: Annotated[
+        str, typer.Option(help=f"What is measured, with commas between: {', '.join(_REPORTED)}.")
+    ] = _CHOSEN,
     part: Part = "test",
     samples: Samples = 512,
     batch_size: BatchSize = 128,
@@ -130,10 +149,10 @@ def report(
     ] = Path("runs/report"),
 ) -> None:
     """Measure several things on one or more networks, and write one page of it."""
-    from skipway.cli.batches import image_batches, model_for
+    from skipway.cli.batches import model_for
     from skipway.report.probes import Measured, probes_page
 
-    names = [choose("probe", word.strip(), _NAMES) for word in probes.split(",") if word.strip()]
+    names = [choose("probe", word.strip(), _REPORTED) for word in probes.split(",") if word.strip()]
     if not names:
         raise SkipwayError("--probes is empty; name one at least, with commas between several")
     files = _one_each("--weights", weights, len(specs))
@@ -145,13 +164,15 @@ def report(
     found: list[Measured] = []
     for label, spec, file, kind in zip(labels, specs, files, skips, strict=True):
         model = model_for(spec, images, kind, file, published)
-        batches = image_batches(model, images, chosen)
         for name in names:
             key = _fingerprint(spec, file, kind, chosen, images.fingerprint, name, options[name])
             path = out / "numbers" / f"{name}-{key}.npz"
             print(f"skipway: {name} of {label}{' (measured before)' if path.exists() else ''}", file=sys.stderr)
-            result = _known(path) or _measured(name, probe_named(name), model, batches, [], options[name])
-            result.save(path)
+            result = _known(path)
+            if result is None:
+                function = probe_named(name)
+                result = _measured(name, function, _given(name, function, model, images, chosen, ()), options[name])
+                result.save(path)
             found.append(Measured(label, name, result, path.relative_to(out).as_posix()))
     page = out / "report.html"
     page.write_text(probes_page(found, images.name, found[0].result.policy.samples), encoding="utf-8")
@@ -165,21 +186,39 @@ def probe_named(name: str) -> Callable[..., Result]:
     return getattr(probes, name)
 
 
-def _measured(
-    name: str, function: Callable[..., Result], model: Any, batches: Any, states: Sequence[Any], options: dict[str, Any]
-) -> Result:
+def _given(
+    name: str,
+    function: Callable[..., Result],
+    model: nn.Module,
+    images: Images,
+    chosen: DataChoice,
+    files: Sequence[Path],
+) -> dict[str, Any]:
+    """What a probe of a model is called with: the model, the data, the loss, and other weights where it takes some."""
+    from skipway.cli.batches import image_batches
+
     taken = inspect.signature(function).parameters
-    given: dict[str, Any] = {"model": model, "data": batches, "loss": "cross_entropy"}
+    given: dict[str, Any] = {"model": model, "data": image_batches(model, images, chosen), "loss": "cross_entropy"}
+    twins = [_twin(model, path) for path in files]
     if "checkpoints" in taken:
-        if len(states) < 2:
+        if len(twins) < 2:
             raise SkipwayError(f"{name} follows weights in training: give two files at least, each with --other FILE")
-        given["checkpoints"] = states
-    elif "other" in taken and states:
-        given["other"] = states if len(states) > 1 else states[0]
+        given["checkpoints"] = [twin.state_dict() for twin in twins]
+    elif "other" in taken and twins:
+        given["other"] = twins if len(twins) > 1 else twins[0]
+    elif "other" in taken and taken["other"].default is inspect.Parameter.empty:
+        raise SkipwayError(f"{name} compares two trained networks: give the other's weights with --other FILE")
+    elif twins:
+        raise SkipwayError(f"{name} measures one network: leave --other out")
+    return {key: value for key, value in given.items() if key in taken}
+
+
+def _measured(name: str, function: Callable[..., Result], given: dict[str, Any], options: dict[str, Any]) -> Result:
+    taken = inspect.signature(function).parameters
     try:
         return function(**{key: value for key, value in given.items() if key in taken}, **options)
     except KeyboardInterrupt as interruption:
-        told = str(interruption) or "interrupted; with --set folder=PATH a landscape goes on where it stopped"
+        told = str(interruption) or f"{name} was interrupted; --set folder=PATH keeps the points of a plane"
         print(f"skipway: {told}", file=sys.stderr)
         raise typer.Exit(130) from None
 
@@ -286,14 +325,15 @@ def _known(path: Path) -> Result | None:
         return None
 
 
-def _state_of(model: Any, path: Path) -> dict[str, Any]:
+def _twin(model: nn.Module, path: Path) -> nn.Module:
+    """The same model with other weights."""
     import copy
 
     from skipway import models
 
     twin = copy.deepcopy(model)
     models.load_weights(twin, path)
-    return twin.state_dict()
+    return twin
 
 
 def _show(result: Result) -> None:

@@ -14,7 +14,7 @@ from skipway.errors import choose
 if TYPE_CHECKING:
     from skipway.graph import SkipGraph
 
-_SPEC = (
+SPEC = (
     "One of 'skipway models' (resnet56), torchvision:NAME, timm:NAME, hf:CONFIG-CLASS or hf:HUB-NAME, "
     "package.module:factory, or a .pt2 file."
 )
@@ -24,7 +24,7 @@ _INPUT = (
 )
 _LEVELS = ("error", "warning", "advice", "never")
 
-Spec = Annotated[str, typer.Argument(metavar="SPEC", help=_SPEC)]
+Spec = Annotated[str, typer.Argument(metavar="SPEC", help=SPEC)]
 Inputs = Annotated[list[str] | None, typer.Option("--input", metavar="SHAPE", help=_INPUT, show_default="made to suit")]
 SkipName = Annotated[
     str | None, typer.Option(metavar="NAME", help="The skip that one of our own families is built with.")

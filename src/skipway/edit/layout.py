@@ -48,7 +48,7 @@ def site_for(
         axis = -1 if rank == 2 else 1 if rank > 3 else None
     if axis is None:
         raise SkipwayError(f"{what}: it cannot be told which axis of {tuple(given)} holds the channels; put a layer "
-                           "with weights last in the branch, or build it with skipway.Skip(branch, channels=, dims=)")  # fmt: skip
+                           "with weights last, or build it with skipway.Skip(branch, channels=, dims=)")  # fmt: skip
     if axis == -1 or rank == 2:
         if tuple(taken[1:-1]) != tuple(given[1:-1]):
             raise SkipwayError(f"{what}: the branch turns {tuple(taken)} into {tuple(given)}; a skip past tokens "

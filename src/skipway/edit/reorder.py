@@ -107,7 +107,7 @@ def reorder(
         check(model, trace)
     paths = [block_of(block) if isinstance(block, Skip) else choose("module", block, names) for block in blocks]
     if sorted(order) != list(range(len(paths))):
-        raise SkipwayError(f"order is a permutation of 0 to {len(paths) - 1}, a number for each block, not {list(order)}")
+        raise SkipwayError(f"order is a permutation of 0 to {len(paths) - 1}, one number a block, not {list(order)}")
     if len(set(paths)) < len(paths):
         raise SkipwayError(f"a block is named twice: {', '.join(paths)}")
     for one in paths:
@@ -118,7 +118,7 @@ def reorder(
     for path, shape in zip(paths, shapes, strict=True):
         if shape != shapes[0]:
             raise SkipwayError(f"only blocks of equal shape can take each other's place: {paths[0]} "
-                               f"turns {shapes[0][0]} into {shapes[0][1]}, {path} turns {shape[0]} into {shape[1]}")  # fmt: skip
+                               f"makes {shapes[0][0]} {shapes[0][1]}, {path} {shape[0]} into {shape[1]}")  # fmt: skip
     return apply(model, [ReorderChange(tuple(paths), tuple(order), trace)], [], inplace, parameters)
 
 

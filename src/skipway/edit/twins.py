@@ -118,7 +118,8 @@ def residual_twin(
 
     A block is a module of a kind that occurs several times and holds two weight layers or more; where a model is one
     flat sequence of layers, two of them in a row, as in He et al. 2015 (arXiv:1512.03385). The skip joins before the
-    activation that ends the block. Inputs, `graph` and `parameters` are as for `plain_twin`, the new parameters come from `skip`.
+    activation that ends the block. Inputs, `graph` and `parameters` are as for `plain_twin`, the new parameters come
+    from `skip`.
 
     Raises SkipwayError where no block can carry a skip.
 

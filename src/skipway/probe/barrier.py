@@ -94,7 +94,9 @@ class Barrier(Result):
         chord = (1 - self.t) * self.loss[0, 0] + self.t * self.loss[0, -1]
         axes.plot(self.t, chord, ":", color="0.6", linewidth=1, label="chord")
         for number, value in enumerate(self.barriers):
-            at = int((self.loss[number] - (1 - self.t) * self.loss[number, 0] - self.t * self.loss[number, -1]).argmax())
+            at = int(
+                (self.loss[number] - (1 - self.t) * self.loss[number, 0] - self.t * self.loss[number, -1]).argmax()
+            )
             axes.annotate(f"{value:.2g}", (self.t[at], self.loss[number, at]), xytext=(0, 4),
                           textcoords="offset points", ha="center", fontsize=8)  # fmt: skip
 
@@ -142,9 +144,13 @@ def barrier(
         raise SkipwayError(f"steps={steps}: a line needs its two ends and a point between, 3 at least")
     batches = read_batches(model, data, loss, samples)
     norms = batches.policy(model).batch_norm != "none"
-    policy = choose("BatchNorm policy between nets", batch_norm or ("recalibrated" if norms else "interpolated"), _POLICIES)
+    policy = choose(
+        "BatchNorm policy between nets", batch_norm or ("recalibrated" if norms else "interpolated"), _POLICIES
+    )
     if calibration is not None and policy != "recalibrated":
-        raise SkipwayError("calibration data is for BatchNorm that is recalibrated: this model has none, or keeps its own")
+        raise SkipwayError(
+            "calibration data is for BatchNorm that is recalibrated: this model has none, or keeps its own"
+        )
     # Read once: an iterator, or a loader that shuffles, would give other samples to each line.
     kept = [_again(batch) for batch in batches]
     fresh = None if calibration is None else [_again(batch) for batch in read_batches(model, calibration, loss)]

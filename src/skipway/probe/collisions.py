@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from skipway.graph import SkipGraph
 from skipway.probe.batches import Batches, read_batches
 from skipway.probe.figures import canvas, plotly_figure
 from skipway.probe.follow import with_trace
-from skipway.probe.hessian import Hessian, in_precision, matching
+from skipway.probe.hessian import Hessian, _differentiable, in_precision, matching
 from skipway.probe.losses import logits_of
 from skipway.probe.pairs import apart, collided, find_pair, positions
 from skipway.probe.progress import progress
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     import pandas
     import plotly.graph_objects
 
+_AT_ONCE = 64
+# Eigenvalues of J^T J are squares: those of exact zeros are rounding, far below what any other is.
+_EXACT = 1e-13
 POINTS = ("as it is", "collided", "trained on")
 
 
@@ -36,10 +40,11 @@ class Collisions(Result):
 
     `points` names the three; a row of everything else is for one. `hessian` (points, weights) are all eigenvalues of
     the loss's Hessian from the largest down, over `parameters` weights: all, or those of the two units, as `of` says.
-    `outputs` (points, weights) are the eigenvalues of J^T J / n, J the outputs' Jacobian. An eigenvalue is near zero if
-    its size is at most `threshold` times the largest. `losses` by point. `apart` (steps + 1) is the distance between
+    `outputs` (points, weights) are the eigenvalues of J^T J / n, J the outputs' Jacobian: the Hessian of the distance
+    to the net's own outputs. An eigenvalue is near zero if its size is at most `threshold` times the largest (for
+    `outputs`: if it is rounding). `losses` by point. `apart` (steps + 1) is the distance between
     the two units' incoming weights over their mean norm while training on. `flat` is the number of outgoing weights of
-    a unit; `tied` are the other layers to which skips tie the layer's units, and `whole` says whether they collided too.
+    a unit; `tied` are the other layers to which skips tie the layer's units, `whole` says whether they collided too.
     """
 
     layer: str
@@ -64,7 +69,7 @@ class Collisions(Result):
     @property
     def output_zeros(self) -> np.ndarray:
         """For each point, how many directions of these weights change no output at first order."""
-        return near_zero(self.outputs, self.threshold)
+        return near_zero(self.outputs, _EXACT)
 
     @property
     def what(self) -> str:
@@ -127,8 +132,8 @@ def collisions(
     These are the singularities of Orhan and Pitkow 2018 (arXiv:1701.09175). At a critical point with equal outgoing
     weights too (a permutation point), Brea et al. 2019 (arXiv:1907.02911) say that the Hessian has n_{k+1} zero
     eigenvalues, as many as one unit has outgoing weights. That holds where the errors that reach the unit vanish one by
-    one (a single output; a loss of zero), as H = J^T L'' J + sum of errors times second derivatives; elsewhere the second
-    term couples outgoing with incoming weights, and turns some of the zeros into pairs of a negative and a positive one.
+    one (a single output; a loss of zero), as H = J^T L'' J + sum of errors times second derivatives. Elsewhere the
+    second term couples outgoing with incoming weights, and turns zeros into pairs of a negative and a positive one.
 
     With a skip, units of a layer are added to those of others (`tied`): making only this layer's weights equal does not
     make them one. `whole=True` makes those of all tied layers equal, which does. `layer` is the name of a weight; by
@@ -146,7 +151,9 @@ def collisions(
     ([0, 3, 3], 3)
     """
     if steps < 0 or not 0 < threshold < 1:
-        raise SkipwayError(f"steps={steps}, threshold={threshold}: steps are not negative, a threshold is between 0 and 1")
+        raise SkipwayError(
+            f"steps={steps}, threshold={threshold}: steps are not negative, a threshold is between 0 and 1"
+        )
     batches = read_batches(model, data, loss, samples)
     with quiet(model):
         graph = graph or with_trace(model, batches.items[0], None, lambda found: found)
@@ -164,8 +171,8 @@ def collisions(
             names, count, of = tuple(places), sum(map(len, places.values())), "the weights of the two units"
             if count > largest:
                 raise SkipwayError(
-                    f"the two units of '{pair.layer}' have {count} weights, and largest={largest}: raise it, or choose a "
-                    "smaller layer (a Hessian of n weights takes n products)"
+                    f"the two units of '{pair.layer}' have {count} weights, and largest={largest}: raise it, or choose "
+                    "a smaller layer (a Hessian of n weights takes n products)"
                 )
         with progress("collisions", steps + 3 * count) as advance:
             ended, distances = _trained(start, exact_batches, pair, steps, rate, advance)
@@ -173,7 +180,8 @@ def collisions(
         flat = sum(part.of(own[part.name]).shape[1] for part in pair.outgoing if part.name in own)
         losses = [exact_batches.mean_loss(part) for part in (exact, start, ended)]
     return Collisions(
-        batches.policy(model, dtype=torch.float64), pair.layer, pair.units, whole, pair.tied, of, count, flat, threshold,
+        batches.policy(model, dtype=torch.float64), pair.layer, pair.units, whole, pair.tied, of, count, flat,
+        threshold,
         POINTS, np.array(losses), np.stack([one for one, _ in found]), np.stack([one for _, one in found]), distances,
     )  # fmt: skip
 
@@ -209,6 +217,7 @@ def _spectra(
 ) -> tuple[np.ndarray, np.ndarray]:
     """All eigenvalues of the Hessian and of J^T J / n, over the named parameters or the places in them."""
     own = dict(model.named_parameters())
+    parameters: list[Tensor] = [own[name] for name in names]
     hessian = Hessian(model, batches, names)
     chosen, begin = [], 0
     for name in names:
@@ -216,45 +225,50 @@ def _spectra(
         chosen.append(begin + (np.arange(size) if places is None else places[name]))
         begin += size
     index = torch.from_numpy(np.concatenate(chosen)).to(hessian.device)
-    rows = []
-    for at in index.tolist():
-        v = torch.zeros(hessian.size, dtype=hessian.dtype, device=hessian.device)
-        v[at] = 1.0
-        rows.append(hessian.product(v)[index])
-        advance(1)
-    matrix = torch.stack(rows)
-    eigenvalues = torch.linalg.eigvalsh((matrix + matrix.T) / 2).flip(0).cpu().numpy()
-    return eigenvalues, _output_spectrum(model, batches, [own[name] for name in names], index)
+    second = torch.zeros(len(index), len(index), dtype=hessian.dtype, device=hessian.device)
+    first = torch.zeros_like(second)
+    with _differentiable(parameters):
+        for batch, share in zip(batches, batches.shares(), strict=True):
+            gradient = torch.cat([part.flatten() for part in hessian._gradient(batch, create_graph=True)])[index]
+            for start, part in _jacobian(gradient, parameters, index):
+                second[start : start + len(part)] += share * part
+            outputs = logits_of(batch.run(model))
+            if outputs is None:
+                raise SkipwayError("the model's output holds no tensor of which a Jacobian could be taken")
+            for _, part in _jacobian(outputs.flatten(), parameters, index):
+                first += part.T @ part
+    advance(len(index))
+    spectra = [
+        torch.linalg.eigvalsh(matrix).flip(0).cpu().numpy()
+        for matrix in ((second + second.T) / 2, first / batches.samples)
+    ]
+    return spectra[0], spectra[1]
 
 
-def _output_spectrum(model: nn.Module, batches: Batches, parameters: list[Tensor], index: Tensor) -> np.ndarray:
-    """The eigenvalues of J^T J / n, from the largest down; J is of all outputs by the weights at `index`."""
-    flags = [parameter.requires_grad for parameter in parameters]
-    gram = torch.zeros(len(index), len(index), dtype=torch.float64, device=index.device)
-    try:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
-        with torch.enable_grad():
-            for batch in batches:
-                outputs = logits_of(batch.run(model))
-                if outputs is None:
-                    raise SkipwayError("the model's output holds no tensor of which a Jacobian could be taken")
-                for row in _jacobian(outputs.flatten(), parameters):
-                    part = row[:, index]
-                    gram += part.T @ part
-    finally:
-        for parameter, flag in zip(parameters, flags, strict=True):
-            parameter.requires_grad_(flag)
-    return torch.linalg.eigvalsh(gram / batches.samples).flip(0).cpu().numpy()
-
-
-def _jacobian(outputs: Tensor, parameters: list[Tensor], at_once: int = 64) -> Any:
-    """Rows of the Jacobian, some at a time, so that it is never held whole."""
-    for start in range(0, len(outputs), at_once):
-        rows = []
-        for number in range(start, min(start + at_once, len(outputs))):
-            gradient = torch.autograd.grad(
-                outputs[number], parameters, retain_graph=True, allow_unused=True, materialize_grads=True
-            )
-            rows.append(torch.cat([part.flatten() for part in gradient]))
-        yield torch.stack(rows)
+def _jacobian(values: Tensor, parameters: list[Tensor], index: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Rows of the Jacobian of some values by the weights at `index`, a block at a time, with the first's number."""
+    if not values.requires_grad:
+        yield 0, torch.zeros(len(values), len(index), dtype=values.dtype, device=values.device)
+        return
+    batched = True
+    for start in range(0, len(values), _AT_ONCE):
+        block = values[start : start + _AT_ONCE]
+        rows: list[Tensor] = []
+        if batched:
+            eye = torch.eye(len(block), dtype=values.dtype, device=values.device)
+            try:
+                found = torch.autograd.grad(
+                    block, parameters, eye, retain_graph=True, allow_unused=True, materialize_grads=True,
+                    is_grads_batched=True,
+                )  # fmt: skip
+                rows = [torch.cat([part.flatten(1) for part in found], 1)[:, index]]
+            except RuntimeError:
+                # An operation that cannot be batched over gradients: one row at a time, then.
+                batched = False
+        if not batched:
+            for value in block:
+                row = torch.autograd.grad(
+                    value, parameters, retain_graph=True, allow_unused=True, materialize_grads=True
+                )
+                rows.append(torch.cat([part.flatten() for part in row])[None, index])
+        yield start, torch.cat(rows).detach()

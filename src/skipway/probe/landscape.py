@@ -195,7 +195,8 @@ def landscape(
             "loss_name": batches.loss.name,
             "normalize": normalize,
             "labels": list(plane.labels),
-            "cosine": plane.cosine(),
+            # Rounded, for its last digits depend on how many threads there are; JSON's NaN would not equal itself.
+            "cosine": None if np.isnan(angle := plane.cosine()) else round(angle, 9),
             "ignored": list(plane.ignored),
             "way": task.way,
         }
@@ -295,7 +296,7 @@ def _result(
         test_loss=columns[2] if sets == 2 else None,
         test_error=columns[3] if sets == 2 else None,
         measured=measured.reshape(shape),
-        cosine=facts["cosine"],
+        cosine=np.nan if facts["cosine"] is None else facts["cosine"],
         ignored=tuple(facts["ignored"]),
         way=facts["way"],
         precision_error=precision_error,

@@ -221,7 +221,8 @@ class _Descent:
         before = self.value, self.moved, dict(self._now)
         self._apply(self._units.exchange(group, _assign(costs + inside)))
         for _ in range(3):
-            if not any([self._move(child) for sets in kinds for child in sets]):
+            moves = [self._move(child) for sets in kinds for child in sets]
+            if not any(moves):
                 break
         if self.value > before[0] + _GAIN * abs(before[0]):
             return True
@@ -302,4 +303,3 @@ def _told(units: UnitMap, moved: Ids) -> tuple[tuple[str, ...], np.ndarray, np.n
         sizes.append(len(group))
         still.append(float((moved[group] == group).mean()))
     return tuple(names), np.array(sizes), np.array(still)
-

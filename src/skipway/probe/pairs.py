@@ -84,7 +84,7 @@ def find_pair(units: UnitMap, layer: str | None, numbers: tuple[int, int], whole
                 incoming.append(part)
         else:
             raise SkipwayError(
-                f"the units of '{name}' meet '{part.name}', whose inputs and outputs come in groups: choose another layer"
+                f"the units of '{name}' meet '{part.name}', whose inputs and outputs come in groups: choose another"
             )
     return Pair(name, numbers, whole, tuple(tied), tuple(incoming), tuple(outgoing))
 
@@ -106,7 +106,9 @@ def collided(model: nn.Module, pair: Pair, outgoing: bool = True) -> nn.Module:
 
 def exchanged(model: nn.Module, pair: Pair) -> nn.Module:
     """A copy of the model with the incoming and the outgoing weights of the two units exchanged."""
-    return written(copy.deepcopy(model), _changed(_tensors(model), [*pair.incoming, *pair.outgoing], lambda r: r.flip(0)))
+    return written(
+        copy.deepcopy(model), _changed(_tensors(model), [*pair.incoming, *pair.outgoing], lambda r: r.flip(0))
+    )
 
 
 def differences(model: nn.Module, pair: Pair) -> tuple[Changes, Changes]:
@@ -147,7 +149,7 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _changed(own: dict[str, Tensor], parts, change, into: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
-    """Tensors with the rows of the two units changed; `into` are what the others are, the tensors themselves by default."""
+    """Tensors with the rows of the two units changed; `into` are what the others are, by default as they are."""
     found = {} if into is None else dict(into)
     for part in parts:
         source = own[part.name]
@@ -169,7 +171,9 @@ def _atoms(units: UnitMap, name: str, operation: Operation, numbers: tuple[int, 
     size = units.trace.values[operation.value("weight") or 0].shape[axis]
     one, other = numbers
     if one == other or not all(0 <= number < size for number in numbers):
-        raise SkipwayError(f"units={numbers}: two different units of the {size} that '{name}' makes, from 0 to {size - 1}")
+        raise SkipwayError(
+            f"units={numbers}: two different units of the {size} that '{name}' makes, from 0 to {size - 1}"
+        )
     if column is not None:
         atoms = column[[one, other]]
         if any(np.isin(atoms, group).all() for group in units.groups):
@@ -191,6 +195,8 @@ def _groups(units: UnitMap, name: str, operation: Operation) -> bool:
 def _own(units: UnitMap, operation: Operation) -> set[str]:
     """The names of what the layer and the norm right behind it hold."""
     values = units.trace.values
-    behind = [later for later in units.trace.operations if later.name in _NORMS and operation.results[0] in later.operands]
+    behind = [
+        later for later in units.trace.operations if later.name in _NORMS and operation.results[0] in later.operands
+    ]
     held = {index for one in (operation, *behind) for index in one.operands}
     return {values[index].name for index in held if values[index].origin in ("parameter", "buffer")}

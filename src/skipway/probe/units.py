@@ -75,14 +75,6 @@ class UnitMap:
         """The tensor, with the atoms moved."""
         return self.symmetry._permuted(tensor, self._held[name][1], moved)
 
-    def parent(self, atom: int) -> int:
-        """The atom that another lies below, -1 for none."""
-        return int(self._forest.parent[atom])
-
-    def look(self, atom: int) -> int:
-        """Equal for atoms below which everything looks the same."""
-        return int(self._forest.look[atom])
-
     def exchange(self, group: Sequence[int] | Ids, goals: Sequence[int] | Ids) -> Ids:
         """Where every atom moves when group[k] moves to the place of group[goals[k]], and what is below goes along."""
         members = np.asarray(group)
@@ -102,7 +94,7 @@ class UnitMap:
         return image
 
     def slices(self, members: Ids, image: Ids | None = None) -> list[Slices]:
-        """What each member holds in each tensor that holds it; `image` are atoms to be taken for one another besides."""
+        """What each member holds in each tensor that holds it; `image` are atoms to be taken for one another."""
         above = np.full(len(self.still), -1)
         for atoms in self._levels(members):
             above[atoms] = np.arange(len(members))[:, None]
@@ -130,9 +122,9 @@ class UnitMap:
         kinds: dict[tuple[int, int], dict[int, Ids]] = {}
         place = {int(atom): number for number, atom in enumerate(members)}
         for group in self.groups:
-            number = place.get(self.parent(group[0]))
+            number = place.get(int(self._forest.parent[group[0]]))
             if number is not None:
-                kinds.setdefault((self.look(group[0]), len(group)), {})[number] = group
+                kinds.setdefault((int(self._forest.look[group[0]]), len(group)), {})[number] = group
         return [[sets[number] for number in range(len(members))] for sets in kinds.values()
                 if len(sets) == len(members)]  # fmt: skip
 
