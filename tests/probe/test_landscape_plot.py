@@ -96,9 +96,10 @@ class TestSideBySide:
     def test_one_scale(self, kind: str):
         panels = side_by_side(SURFACE, scaled(SURFACE, 3.0), titles=["a", "b"], kind=kind)
         assert len(panels) == 2
-        if kind != "surface":
-            limits = [panel.collections[0].get_clim() for panel in panels]
-            assert limits[0] == limits[1]
+        limits = [panel.collections[0].get_clim() for panel in panels]
+        assert limits[0] == limits[1]
+        if kind == "surface":
+            assert panels[0].get_zlim() == panels[1].get_zlim()
         assert panels[0].get_title().startswith("a\nroughness ")
 
     def test_contours_are_at_the_same_levels(self):

@@ -140,7 +140,7 @@ class TestCollisions:
         assert all(part.grad is None and part.requires_grad for part in net.parameters())
         assert load(found.save(tmp_path / "collisions")) == found
         assert list(found.table()["point"]) == ["as it is", "collided", "trained on"]
-        assert len(found.plot()) == 2
+        assert len(found.plot()) == 3
         assert len(list(found.interactive().data)) == 3
         assert "float64" in found.caption
 
@@ -220,13 +220,14 @@ def test_the_two_parameter_surfaces_are_their_closed_forms(torch_func: None):
 
 class TestSingularities:
     def test_of_known_units(self):
-        net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+        first, last = nn.Linear(4, 6), nn.Linear(6, 3)
+        net = nn.Sequential(first, nn.ReLU(), last)
         with torch.no_grad():
-            net[0].weight.copy_(torch.eye(6)[:, :4])
-            net[0].weight[4], net[0].weight[5] = 3 * net[0].weight[0], torch.tensor([1.0, 1, 0, 0])
-            net[0].bias.zero_()
-            net[0].bias[2] = -1e3
-            net[2].weight[:, 1] = 0
+            first.weight.copy_(torch.eye(6)[:, :4])
+            first.weight[4], first.weight[5] = 3 * first.weight[0], torch.tensor([1.0, 1, 0, 0])
+            first.bias.zero_()
+            first.bias[2] = -1e3
+            last.weight[:, 1] = 0
         found = singularities(net, (torch.randn(256, 4).double(), torch.zeros(256).long()))
         expected = [1, 1 / np.sqrt(2), 0, 0, 1, 1 / np.sqrt(2)]
         np.testing.assert_allclose(found.cosines[0, :6], expected, atol=1e-6)

@@ -71,6 +71,6 @@ def test_matching_lowers_the_barrier_between_two_seeds(skips: bool):
     for seed in (0, 1):
         torch.manual_seed(seed)
         nets.append(trained(Digits(skips, 64, nn.ReLU), seed))
-    found = barrier(*nets, (x[:512], y[:512]), "cross_entropy", test=(test_x, test_y), steps=11)
+    found = barrier(nets[0], nets[1], (x[:512], y[:512]), "cross_entropy", test=(test_x, test_y), steps=11)
     assert found.barriers[0] > 0.5
     assert found.barriers[1] < 0.4 * found.barriers[0]

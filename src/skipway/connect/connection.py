@@ -103,17 +103,20 @@ class PlacedConnection(Connection):
         return self._fill("before", self.placement.before, stream, fresh=False)
 
     def write(
-        self, stream: Float[Tensor, "..."], value: Any, read: Float[Tensor, "..."] | None = None
+        self, stream: Float[Tensor, "..."], value: Any, read: Float[Tensor, "..."] | None = None, fresh: bool = False
     ) -> Float[Tensor, "..."]:
-        value, fresh = self._receive(value)
+        """The stream after the branch put out `value`, which may be overwritten if it is `fresh`."""
+        value, fresh = self._receive(value, fresh)
         return self._finish(value, fresh)
 
-    def _receive(self, value: Any) -> tuple[Tensor, bool]:
+    def _receive(self, value: Any, fresh: bool) -> tuple[Tensor, bool]:
         """What the branch put out, behind the `out` slot, and whether it may be overwritten.
 
         A ReLU keeps its output for the backward pass, and what came from the branch itself is the user's.
         """
         received = self._fill("out", self.placement.out, self.site.check_value(value), fresh=False)
+        if received is value:
+            return received, fresh
         return received, self.placement.out == ("norm",) and overwritable(self.part("norm_out"))
 
     def _finish(self, merged: Tensor, fresh: bool) -> Tensor:

@@ -129,12 +129,13 @@ class ResidualConnection(PlacedConnection):
         return self.drop is not None and self.drop.active and self.drop.drops_branch()
 
     def write(
-        self, stream: Float[Tensor, "..."], value: Any, read: Float[Tensor, "..."] | None = None
+        self, stream: Float[Tensor, "..."], value: Any, read: Float[Tensor, "..."] | None = None, fresh: bool = False
     ) -> Float[Tensor, "..."]:
-        value, fresh = self._receive(value)
-        for change in (self.reweight, self.scale):
-            if change is not None:
-                value, fresh = change(value), True
+        value, fresh = self._receive(value, fresh)
+        if self.reweight is not None:
+            value, fresh = self.reweight(value), True
+        if self.scale is not None:
+            value, fresh = self.scale(value, fresh), True
         keep = None if self.drop is None or not self.drop.active else self.drop.keep(value)
         source = stream
         if self._shares_read:

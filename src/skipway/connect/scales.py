@@ -93,12 +93,14 @@ class Scaling(nn.Module):
         start = torch.full(() if channels is None else (channels,), initial)
         self.scale: float | nn.Parameter = nn.Parameter(start) if learned else initial
 
-    def forward(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def forward(self, x: Float[Tensor, "..."], fresh: bool = False) -> Float[Tensor, "..."]:
+        """The product, in x itself if that is `fresh` and no backward pass will ask for it."""
         if not isinstance(self.scale, Tensor):
-            return x * self.scale
+            return x.mul_(self.scale) if fresh else x * self.scale
         # In the value's own precision, so that autocast's bfloat16 is not widened by a float32 factor.
         scale = self.scale.to(x.dtype)
-        return x * (scale if self.channels is None else along_channels(scale, self.dims))
+        factor = scale if self.channels is None else along_channels(scale, self.dims)
+        return x.mul_(factor) if fresh and not torch.is_grad_enabled() else x * factor
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}" if isinstance(self.scale, Tensor) else f"constant {self.scale:g}"

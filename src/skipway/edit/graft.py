@@ -45,7 +45,7 @@ class GraftChange:
 
     def wire(self, wiring: Wiring, layer: int) -> None:
         connection = wiring.module(self.connection)
-        assert isinstance(connection, Connection)
+        assert isinstance(connection, PlacedConnection)
         state = EditState(connection)
         first, last = self.modules[0], self.modules[-1]
         for path in self.modules[1:-1]:

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from skipway.connect import Connection
+from skipway.connect.connection import PlacedConnection
+from skipway.connect.residual import ResidualConnection
 from skipway.errors import SkipwayError
 from skipway.graph.ir import Operation, Ref, Trace
 from skipway.graph.skips import Skip
@@ -129,7 +130,7 @@ def _inside(path: Path, item: Any) -> Iterator[tuple[Path, int]]:
 class EditState:
     """What the parts of one edited skip tell each other in a pass; between passes, nothing."""
 
-    connection: Connection | None = None
+    connection: PlacedConnection | None = None
     left_out: bool = False
     turns: dict[str, int] = field(default_factory=dict)
     stream: Tensor | None = None
@@ -178,12 +179,27 @@ class Writing:
     junction: Junction
     state: EditState
 
+    @property
+    def plain(self) -> bool:
+        """Whether the connection multiplies by numbers alone, so that no backward pass asks for what it read."""
+        connection = self.state.connection
+        assert connection is not None
+        if connection.placement.out or connection.placement.after:
+            return False
+        if not isinstance(connection, ResidualConnection):
+            return True
+        skip = connection.skip
+        learned = any(scale is not None and scale.learned for scale in (skip.scale, skip.shortcut_scale))
+        return skip.gate is None and skip.reweight is None and not learned
+
     def __call__(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         state, connection = self.state, self.state.connection
         assert connection is not None
         given = args
-        if _method_in_place(function) and torch.is_grad_enabled() and args[0].device.type != "meta":
-            # The connection may need what it reads again in the backward pass, and the result goes into its place.
+        # An in-place merge wrote over its first operand. The connection may do so too, unless it needs what it reads
+        # again in the backward pass: then it reads a copy.
+        in_place = _method_in_place(function) and not args[0].is_meta
+        if in_place and torch.is_grad_enabled() and not self.plain:
             args = (args[0].clone(), *args[1:])
         if self.junction.shortcut is not None:
             joins = self.operation == "cat"
@@ -201,7 +217,7 @@ class Writing:
                 entered = self.junction.shortcut
                 dropped = set() if entered is None else {entered, *self.junction.others}
                 value = without(self.operation, function, args, kwargs, dropped)
-            result = connection.write(stream, value, state.read)
+            result = connection.write(stream, value, state.read, fresh=in_place and value is args[0])
         if joins and self.junction.shortcut == (0, 1):
             size = stream.size(_axis(args, kwargs))
             result = torch.roll(result, -size, _axis(args, kwargs))

@@ -117,8 +117,10 @@ def reorder(
     shapes = [_shapes(model, path, trace) for path in paths]
     for path, shape in zip(paths, shapes, strict=True):
         if shape != shapes[0]:
-            raise SkipwayError(f"only blocks of equal shape can take each other's place: {paths[0]} "
-                               f"makes {shapes[0][0]} {shapes[0][1]}, {path} {shape[0]} into {shape[1]}")  # fmt: skip
+            raise SkipwayError(
+                f"only blocks of equal shape can take each other's place: {paths[0]} turns {shapes[0][0]} into "
+                f"{shapes[0][1]}, and {path} turns {shape[0]} into {shape[1]}"
+            )
     return apply(model, [ReorderChange(tuple(paths), tuple(order), trace)], [], inplace, parameters)
 
 

@@ -55,7 +55,7 @@ class SkipChange:
         joined = junctions(self.skip)
         if self.verb == "swap":
             connection = wiring.module(self.connection)
-            assert isinstance(connection, Connection)
+            assert isinstance(connection, PlacedConnection)
             state.connection = connection
         for junction in joined:
             patch = _patch(self.verb, junction, junction is joined[-1], state)
@@ -240,7 +240,7 @@ def swap(
     >>> import torch, skipway as sw
     >>> net, x = sw.models.create("resnet20").eval(), torch.ones(1, 3, 8, 8)
     >>> gated = swap(net, sw.trace(net, x), sw.Residual(scale=sw.ReZero(initial=1.0)))
-    >>> torch.equal(gated(x), net(x)), gated.layer1[0].connection_1.scale.scale.shape
+    >>> torch.equal(gated(x), net(x)), gated.layer1[0].connection.connection.scale.scale.shape
     (True, torch.Size([]))
     """
     skips = select(model, which, graph)

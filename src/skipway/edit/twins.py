@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from skipway.connect import Connection, Kind, resolve
+from skipway.connect import Kind, resolve
+from skipway.connect.connection import PlacedConnection
 from skipway.connect.residual import ResidualConnection
 from skipway.edit.blocks import Block, blocks
 from skipway.edit.graft import built, like
@@ -45,7 +46,7 @@ class BlockChange:
 
     def wire(self, wiring: Wiring, layer: int) -> None:
         connection = wiring.module(self.connection)
-        assert isinstance(connection, Connection)
+        assert isinstance(connection, PlacedConnection)
         state = EditState(connection)
         joint = self.trace.operations[self.block.joint]
         wiring.meet(layer, place_of(self.trace, joint), Joining(state, self.block.after))

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import plotly.graph_objects
 
 Branch = Callable[[int], nn.Module]
+# Errors below this, down to none at all, are drawn here: the axis is logarithmic.
+_FLOOR = 1e-8
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,10 +79,10 @@ class Identity(Result):
             for number, name in enumerate(self.skips):
                 colour = f"C{number}"
                 for panel, values in ((drawn[0], self.errors), (drawn[1], self.distances)):
-                    shown = np.maximum(values[number], 1e-16)
+                    shown = np.maximum(values[number], _FLOOR)
                     panel.plot(self.depths, np.median(shown, 1), "o-", markersize=4, color=colour, label=name)
                     panel.fill_between(self.depths, shown.min(1), shown.max(1), color=colour, alpha=0.2)
-                curves = np.maximum(self.curves[number, -1], 1e-16)
+                curves = np.maximum(self.curves[number, -1], _FLOOR)
                 drawn[2].plot(self.steps, np.median(curves, 0), color=colour, label=name)
             drawn[0].axhline(1, color="0.5", linestyle=":", linewidth=1)
             drawn[0].set(xlabel="layers", ylabel="|y - x|² / |x|² (dotted: y = 0)", yscale="log", xscale="log")
@@ -96,7 +98,7 @@ class Identity(Result):
         """The error by depth as a plotly figure."""
         import plotly.graph_objects as go
 
-        lines = [go.Scatter(x=self.depths, y=np.maximum(np.median(row, 1), 1e-16), name=name, mode="lines+markers")
+        lines = [go.Scatter(x=self.depths, y=np.maximum(np.median(row, 1), _FLOOR), name=name, mode="lines+markers")
                  for name, row in zip(self.skips, self.errors, strict=True)]  # fmt: skip
         return plotly_figure(
             lines, self.caption, title="Learning the identity", xaxis_title="layers",

@@ -178,7 +178,9 @@ def _plane(
         height = np.clip(shown, levels[0] if log else None, levels[-1])
         x, y = np.meshgrid(result.x, result.y if result.y is not None else [], indexing="ij")
         height = np.log10(height) if log else height
-        axes.plot_surface(x, y, height, cmap="coolwarm", linewidth=0, rstride=1, cstride=1)
+        low, high = np.log10(levels[[0, -1]]) if log else (min(levels[0], 0.0), levels[-1])
+        axes.plot_surface(x, y, height, cmap="coolwarm", linewidth=0, rstride=1, cstride=1, vmin=low, vmax=high)
+        axes.set_zlim(low, high)
         axes.set_zlabel(f"log10 of {title}" if log else title)
         axes.set_box_aspect((4, 4, 3))
     elif kind == "heat":

@@ -80,7 +80,7 @@ class Matching(Result):
         with canvas(axes, self.caption) as axes:
             for number, row in enumerate(self.history):
                 taken = number == self.best
-                shown = np.concatenate([row[~np.isnan(row)]])
+                shown = row[~np.isnan(row)]
                 axes.plot(np.arange(len(shown)), shown, "o-", markersize=3, zorder=3 if taken else 2,
                           color="tab:blue" if taken else "0.7", label="taken" if taken else None)  # fmt: skip
             axes.axhline(self.before, color="0.4", linestyle="--", linewidth=1, label="as it was")

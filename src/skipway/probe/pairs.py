@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,11 +90,6 @@ def find_pair(units: UnitMap, layer: str | None, numbers: tuple[int, int], whole
     return Pair(name, numbers, whole, tuple(tied), tuple(incoming), tuple(outgoing))
 
 
-def flat_directions(pair: Pair, tensors: dict[str, Tensor]) -> int:
-    """How many directions leave the loss as it is, once the two are one unit: the outgoing weights of one of them."""
-    return sum(part.of(tensors[part.name]).shape[1] for part in pair.outgoing if part.name in tensors)
-
-
 def collided(model: nn.Module, pair: Pair, outgoing: bool = True) -> nn.Module:
     """A copy of the model with the incoming weights of the two units equal, to their mean; and the outgoing ones.
 
@@ -148,7 +144,12 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach() for name, tensor in (*model.named_parameters(), *model.named_buffers())}
 
 
-def _changed(own: dict[str, Tensor], parts, change, into: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+def _changed(
+    own: dict[str, Tensor],
+    parts: Iterable[Slices],
+    change: Callable[[Tensor], Tensor],
+    into: dict[str, Tensor] | None = None,
+) -> dict[str, Tensor]:
     """Tensors with the rows of the two units changed; `into` are what the others are, by default as they are."""
     found = {} if into is None else dict(into)
     for part in parts:

@@ -90,6 +90,7 @@ class SingularityMonitor:
     Call `after_step()` after every `optimizer.step()`; it measures each `every` steps, in evaluation mode, the first
     time when it is made. `lightning()` is the same as a callback.
 
+    >>> import torch
     >>> model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     >>> monitor = SingularityMonitor(model, (torch.randn(16, 3), torch.zeros(16, dtype=torch.long)), every=2)
     >>> for _ in range(4): monitor.after_step()

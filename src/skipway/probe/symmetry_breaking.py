@@ -134,8 +134,8 @@ def symmetry_breaking(
     >>> import torch
     >>> data = torch.randn(40, 3), torch.randint(2, (40,))
     >>> found = symmetry_breaking(net, data, "cross_entropy", steps=3, grid=5)
-    >>> [int(one.output_zeros[1] - one.output_zeros[0]) >= one.flat for one in found.collisions]
-    [False, True, True]
+    >>> [bool(one.apart[-1] > 1e-6) for one in found.collisions]
+    [True, False, False]
     """
     batches = read_batches(model, data, loss, samples)
     kept = [((batch.kwargs if batch.kwargs else batch.args), batch.targets) for batch in batches]

@@ -128,13 +128,6 @@ class UnitMap:
         return [[sets[number] for number in range(len(members))] for sets in kinds.values()
                 if len(sets) == len(members)]  # fmt: skip
 
-    def find(self, name: str, axis: int) -> list[Ids]:
-        """The groups of units that lie along an axis of a tensor, in their order there."""
-        if name not in self.factors:
-            return []
-        columns = [column for factor in self.factors[name] if factor.axes == (axis,) for column in factor.columns]
-        return [group for group in self.groups if any(np.isin(group, column).all() for column in columns)]
-
     def _factors_of(self, shape: tuple[int, ...], places: list[tuple[tuple[int, ...], Ids]]) -> list[Factor]:
         joint = sorted({axis for where, _ in places if len(where) > 1 for axis in where})
         alone = sorted({where[0] for where, _ in places if len(where) == 1} - set(joint))
