@@ -7,13 +7,12 @@ count is the number of residual sums and of feature concatenations in that code,
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
 
 import pytest
 import torch
+from tests.architectures import ADD, ARCHITECTURES, PROJECTED, STAGES, built, image, transformers
 
 from skipway.graph import trace
-from tests.architectures import ADD, ARCHITECTURES, PROJECTED, STAGES, built, image, transformers
 
 pytestmark = [pytest.mark.filterwarnings("ignore")]
 

@@ -159,7 +159,7 @@ class _Run:
             # The centre is the model itself, in its own layout and order of operations.
             with quiet(task.model), torch.no_grad():
                 return self._measure(task.model, [[(batch,) for batch in batches] for batches in task.sets])
-        with torch.inference_mode(), self._precision():
+        with torch.no_grad(), self._precision():
             model = self._moved.at(where)
             if self._calibration is not None:
                 recalibrate(self._norms, model, self._calibration)
