@@ -116,7 +116,7 @@ def compare(model: nn.Module, images: Tensor, rounds: int, compiled: bool) -> di
         runs, prepared = contenders(model, images, compiled)
         wanted = model(images).float()
         found = {name: torch.as_tensor(run()).float() for name, run in runs.items()}
-        seconds = measure.alternate(runs, rounds)
+        seconds = measure.alternate(runs, rounds, pause=0.1)
     medians = {name: statistics.median(times) for name, times in seconds.items()}
     return {
         "shape": list(images.shape),

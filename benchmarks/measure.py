@@ -17,8 +17,14 @@ import torch
 RESULTS = Path(__file__).parent / "results"
 
 
-def alternate(runs: dict[str, Callable[[], Any]], rounds: int, warmup: int = 2) -> dict[str, list[float]]:
-    """Seconds of each run in each round; within a round all run once, and who goes first moves on by one a round."""
+def alternate(
+    runs: dict[str, Callable[[], Any]], rounds: int, warmup: int = 2, pause: float = 0.0
+) -> dict[str, list[float]]:
+    """Seconds of each run in each round; within a round all run once, and who goes first moves on by one a round.
+
+    `pause` seconds lie before each: the threads of some runtimes go on turning for a while after a run, at the cost of
+    whoever comes next.
+    """
     names = list(runs)
     for _ in range(warmup):
         for name in names:
@@ -30,6 +36,7 @@ def alternate(runs: dict[str, Callable[[], Any]], rounds: int, warmup: int = 2) 
         for turn in range(rounds):
             first = turn % len(names)
             for name in names[first:] + names[:first]:
+                time.sleep(pause)
                 start = time.perf_counter()
                 runs[name]()
                 seconds[name].append(time.perf_counter() - start)

@@ -134,5 +134,6 @@ def test_two_files_of_weights_are_compared(tmp_path: Path, weights: Path):
 
 def test_a_probe_that_builds_its_own_networks(tmp_path: Path):
     out = tmp_path / "numbers.npz"
-    run("probe", "identity", *SMALL, "--set", "depths=(1,)", "--set", "seeds=(0,)", "--set", "steps=5", "--out", str(out))
+    settings = ["--set", "depths=(1,)", "--set", "seeds=(0,)", "--set", "steps=5"]
+    run("probe", "identity", *SMALL, *settings, "--out", str(out))
     assert isinstance(load(out), Identity)
