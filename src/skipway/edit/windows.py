@@ -40,15 +40,19 @@ class Window(TorchFunctionMode):
         self.counts: dict[str, int] = {}
         self.seen: list[Any] = []
         self.busy = False
+        self.waiting = 0
 
     def reset(self) -> None:
         """Forget what was met."""
         self.counts, self.seen = {}, []
+        self.waiting = len(self.targets)
         for target in self.targets:
             target.met = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if not self.waiting:
+            return func(*args, **kwargs)
         key = _key(func, args, kwargs)
         if key not in self.names:
             if not torch.compiler.is_compiling():
@@ -62,6 +66,7 @@ class Window(TorchFunctionMode):
                     self.check(target.place)
                     self.seen.append(func)
                 target.met = True
+                self.waiting -= 1
                 out = kwargs.pop("out", None)
                 self.busy = True
                 try:
