@@ -90,7 +90,7 @@ def outputs(model: nn.Module, inputs: dict[str, Tensor]) -> list[Tensor]:
 def gradients(model: nn.Module, inputs: dict[str, Tensor]) -> list[Tensor | None]:
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     total = sum(tensor.double().square().mean() for tensor in outputs(model, inputs))
-    return list(torch.autograd.grad(total, parameters, allow_unused=True))  # pyright: ignore[reportArgumentType]
+    return list(torch.autograd.grad(total, parameters, allow_unused=True))  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
 def close(ours: list[Any], theirs: list[Any], tolerance: float) -> None:

@@ -87,7 +87,7 @@ def test_one_call_of_a_module_that_runs_several_times(index: int):
         equal(edited(x), y)
         assert ran(edited, lambda: edited(x)).count("block.f") == 2
     with pytest.raises(SkipwayError, match="block runs 3 times in a pass"):
-        edited.block(x)
+        edited.block(x)  # pyright: ignore[reportCallIssue]
 
 
 def test_a_branch_that_something_else_needs_runs():

@@ -73,17 +73,17 @@ def test_another_branch_is_taken_in_a_run():
     model = Switch()
     edited = edit.lesion(model, trace(model, X))
     equal(edited(X), torch.relu(X))
-    edited.skips = False
+    edited.skips = False  # pyright: ignore[reportArgumentType]
     with pytest.raises(SkipwayError, match="no longer runs as it was traced"):
         edited(X)
-    edited.skips = True
+    edited.skips = True  # pyright: ignore[reportArgumentType]
     equal(edited(X), torch.relu(X))
 
 
 def test_fewer_calls_than_planned():
     model = Repeated(3)
     edited = edit.lesion(model, trace(model, X).skips[1])
-    edited.n = 3
+    edited.n = 3  # pyright: ignore[reportArgumentType]
     expected = edited(X)
     assert torch.equal(edited(X), expected)
 

@@ -121,7 +121,7 @@ def test_onnx():
         file = io.BytesIO()
         program = torch.onnx.export(edited, (x,), dynamo=True)
         assert program is not None
-        program.save(file)
+        program.save(file)  # pyright: ignore[reportArgumentType]
         session = runtime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
         found = session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
         equal(torch.from_numpy(found), edited(x), 1e-4)
@@ -148,7 +148,7 @@ def test_functional_calls(make: Edit):
     model, x = chain()
     edited = make(model, x).eval()
     weights = dict(edited.named_parameters())
-    equal(torch.func.functional_call(edited, weights, (x,)), edited(x))
+    equal(torch.func.functional_call(edited, weights, (x,)), edited(x))  # pyright: ignore[reportArgumentType]
     equal(torch.vmap(edited)(x), edited(x), 1e-5)
     found = torch.func.grad(lambda w: torch.func.functional_call(edited, w, (x,)).square().sum())(weights)
     pulled(edited, x)
@@ -261,4 +261,4 @@ def _train(rank: int, path: str, name: str) -> None:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", ["rezero", "lesion"])
 def test_two_processes(name: str, tmp_path: Any):
-    torch.multiprocessing.spawn(_train, args=(str(tmp_path / "store"), name), nprocs=2)
+    torch.multiprocessing.spawn(_train, args=(str(tmp_path / "store"), name), nprocs=2)  # pyright: ignore[reportPrivateImportUsage]

@@ -52,7 +52,7 @@ def test_a_named_connection_is_its_formula(name: str):
 def test_gates_are_the_connection_s_own(name: str):
     model, x = Chain(1), torch.randn(3, 4)
     swapped = edit.swap(model, trace(model, x), name)
-    block = swapped.blocks[0]
+    block = swapped.blocks[0]  # pyright: ignore[reportIndexIssue]
     equal(swapped(x), torch.tanh(block.connection(x, block.f)))  # pyright: ignore
     assert any("connection" in key for key in swapped.state_dict())
 
@@ -142,15 +142,15 @@ def test_an_edit_planned_on_an_edited_model():
     half = edit.swap(model, trace(model, x), Residual(scale=Constant(0.5)))
     again = trace(half, x)
     assert len(again.skips) == 3
-    first = torch.tanh(x + 0.5 * f[0](x))
+    first = torch.tanh(x + 0.5 * f[0](x))  # pyright: ignore[reportCallIssue]
     lesioned, cut = edit.lesion(half, again.skips[1]), edit.cut(half, again.skips[1])
     swapped = edit.swap(half, again.skips[1], Residual(scale=Constant(3.0)))
     for edited, second in (
         (lesioned, torch.tanh(first)),
-        (cut, torch.tanh(0.5 * f[1](first))),
-        (swapped, torch.tanh(first + 1.5 * f[1](first))),
+        (cut, torch.tanh(0.5 * f[1](first))),  # pyright: ignore[reportCallIssue]
+        (swapped, torch.tanh(first + 1.5 * f[1](first))),  # pyright: ignore[reportCallIssue]
     ):
-        equal(edited(x), torch.tanh(second + 0.5 * f[2](second)))
+        equal(edited(x), torch.tanh(second + 0.5 * f[2](second)))  # pyright: ignore[reportCallIssue]
         assert torch.equal(edit.undo(edited)(x), half(x))
         assert torch.equal(edit.undo(edited, None)(x), model(x))
 
