@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from skipway.errors import SkipwayError
-from skipway.probe.storing import write_whole, writing
+from skipway.storing import write_whole, writing
 
 MANIFEST = "manifest.json"
 _LINES = "points-*.jsonl"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from skipway.errors import SkipwayError, choose
-from skipway.probe.storing import write_whole, writing
+from skipway.storing import write_whole, writing
 
 if TYPE_CHECKING:
     import pandas

@@ -6,18 +6,16 @@ import contextlib
 import multiprocessing
 import os
 import pickle
-import queue
-import signal
 import traceback
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 from skipway.errors import SkipwayError
+from skipway.processes import next_event, running
 
 if TYPE_CHECKING:
     from skipway.probe.points import Task, Values
 
-_PATIENCE = 0.5
 # A few points at a time: a point may take less than sending word of it.
 _PORTIONS = 16
 
@@ -47,26 +45,12 @@ def spread(task: Task, pending: list[int], workers: int) -> Generator[tuple[int,
         context.Process(target=_work, args=(content, waiting, events, threads, os.getpid()), daemon=True)
         for _ in range(workers)
     ]
-    try:
-        with _without_ctrl_c():
-            for process in processes:
-                process.start()
+    with running(processes, events):
         # A pipe takes only so much before somebody reads, so the processes are there first.
         for portion in [*portions, *[None] * workers]:
             waiting.put(portion)
-        left = len(pending)
-        while left:
-            event = _next(events, processes)
-            if isinstance(event, BaseException):
-                raise event
-            left -= 1
-            yield event
-    finally:
-        for process in processes:
-            if process.pid is not None:
-                process.kill()
-                process.join()
-        events.close()
+        for _ in pending:
+            yield next_event(events, processes, "points in a folder are kept")
 
 
 def _work(content: bytes, waiting: Any, events: Any, threads: int, parent: int) -> None:
@@ -83,29 +67,3 @@ def _work(content: bytes, waiting: Any, events: Any, threads: int, parent: int) 
                     events.put((point, measure(point)))
         except Exception as error:
             events.put(error if isinstance(error, SkipwayError) else RuntimeError(traceback.format_exc()))
-
-
-def _next(events: Any, processes: list[Any]) -> Any:
-    while True:
-        try:
-            return events.get(timeout=_PATIENCE)
-        except queue.Empty:
-            dead = [process.exitcode for process in processes if process.exitcode not in (None, 0)]
-            if dead:
-                raise SkipwayError(
-                    f"a worker process ended with exit code {dead[0]}, perhaps for want of memory; points in a folder "
-                    "are kept: run the same again, with fewer workers"
-                ) from None
-
-
-@contextlib.contextmanager
-def _without_ctrl_c() -> Iterator[None]:
-    """Processes started inside never see Ctrl-C, which reaches every process of a terminal: the parent answers it."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

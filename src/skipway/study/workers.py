@@ -5,21 +5,18 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
-import queue
-import signal
 import time
 import traceback
-from collections.abc import Generator, Iterator, Sequence
-from multiprocessing.process import BaseProcess
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 from skipway.errors import SkipwayError
+from skipway.processes import PATIENCE, next_event, running
 from skipway.study.declaration import Study, Trial
 from skipway.study.determinism import small_batch
 
 Job = tuple[Trial, str]
-_PATIENCE = 0.5
 
 
 def suitable_workers(study: Study, size: tuple[int, int], jobs: int) -> int:
@@ -52,51 +49,12 @@ def train_in_processes(
         context.Process(target=_work, args=(study, jobs, folder, waiting, events, os.getpid()), daemon=True)
         for _ in range(workers)
     ]
-    try:
-        with _without_ctrl_c():
-            for process in processes:
-                process.start()
+    with running(processes, events):
         left = len(jobs)
         while left:
-            event = _next(events, processes)
-            if isinstance(event, BaseException):
-                raise event
+            event = next_event(events, processes, "every finished trial is kept")
             left -= event[1] is None
             yield event
-    finally:
-        # Not asked but ended: Lightning puts off a request to the end of a step, and a process that waits for a queue's
-        # lock, which another one took with it, would never answer. What is written is written whole or not at all.
-        for process in processes:
-            if process.pid is not None:
-                process.kill()
-                process.join()
-        events.close()
-
-
-@contextlib.contextmanager
-def _without_ctrl_c() -> Iterator[None]:
-    """Processes started inside never see Ctrl-C, which reaches every process of a terminal: the parent answers it."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _next(events: Any, processes: Sequence[BaseProcess]) -> Any:
-    while True:
-        try:
-            return events.get(timeout=_PATIENCE)
-        except queue.Empty:
-            dead = [process.exitcode for process in processes if process.exitcode not in (None, 0)]
-            if dead:
-                raise SkipwayError(
-                    f"a worker process ended with exit code {dead[0]}, perhaps for want of memory; every finished "
-                    "trial is kept: run the same again, with fewer workers"
-                ) from None
 
 
 def _work(study: Study, jobs: list[Job], folder: Path, waiting: Any, events: Any, parent: int) -> None:
@@ -123,7 +81,7 @@ def _teller(events: Any, number: int, parent: int) -> Any:
             # Nobody is left to hear of anything, nor to tidy up for.
             os._exit(1)
         # Steps can be much shorter than anybody looks at a bar.
-        if time.monotonic() - told > _PATIENCE / 2:
+        if time.monotonic() - told > PATIENCE / 2:
             told = time.monotonic()
             events.put((number, epoch, share))
 
