@@ -1,8 +1,9 @@
-"""What every test shares: quiet threads, reproducible property tests, and where the real data lies."""
+"""What every test shares: quiet threads, fixed seeds, a switch for the shape checks, and where the real data lies."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # Small tensors lose more to starting threads than they gain, and one thread makes timings of parallel workers fair.
@@ -11,11 +12,27 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 
+import jaxtyping
 import pytest
+import torch
 from hypothesis import settings
 
 settings.register_profile("suite", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("suite")
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def no_shape_checks() -> Iterator[None]:
+    """What a user runs: without the run-time shape checks, which speak up before our own errors do, and which
+    torch.compile cannot trace."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")

@@ -59,7 +59,7 @@ number = 3
 
 
 @pytest.fixture
-def no_type_checks() -> Iterator[None]:
+def no_shape_checks() -> Iterator[None]:
     """What a user runs: without the run-time type checks, which speak up before our own errors do."""
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
@@ -255,7 +255,7 @@ def test_transformers_absent_names_its_extra(run, monkeypatch: pytest.MonkeyPatc
         (["mynets:build", "--weights"], "let mynets:build load its own"),
     ],
 )
-def test_slips_are_one_line_and_exit_code_2(run, no_type_checks: None, arguments: list[str], message: str):
+def test_slips_are_one_line_and_exit_code_2(run, no_shape_checks: None, arguments: list[str], message: str):
     code, out, err = run("trace", *arguments)
     assert code == 2
     assert out == ""

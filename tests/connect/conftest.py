@@ -1,27 +1,12 @@
-"""What the tests of the algebra share: a fixed seed, and the comparison with a formula written in the test."""
+"""What the tests of the algebra share: the comparison with a formula written in the test."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-import jaxtyping
 import pytest
 import torch
 from torch import Tensor, nn
-
-
-@pytest.fixture(autouse=True)
-def fixed_seed() -> None:
-    torch.manual_seed(0)
-
-
-@pytest.fixture
-def no_shape_checks() -> Iterator[None]:
-    """What a user runs: without the run-time shape checks, which speak up before our own errors do, and which
-    torch.compile cannot trace."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")

@@ -1,26 +1,8 @@
-"""What the tests of tracing share: a fixed seed, and the networks of `graph_nets.py` beside them."""
+"""What the tests of tracing share: the networks of `graph_nets.py` beside them."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-import jaxtyping
-import pytest
-import torch
-
 sys.path.insert(0, str(Path(__file__).parent))
-
-
-@pytest.fixture(autouse=True)
-def fixed_seed() -> None:
-    torch.manual_seed(0)
-
-
-@pytest.fixture
-def no_type_checks() -> Iterator[None]:
-    """What a user runs: without the run-time type checks, which speak up before our own errors do."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)

@@ -147,7 +147,7 @@ def test_every_fault_of_the_tutorials_is_found(rule: str, model: nn.Module, loss
     assert rule in {finding.rule for finding in doctor(model, torch.randn(2, 3, 8, 8), loss=loss)}
 
 
-@pytest.mark.usefixtures("no_type_checks")
+@pytest.mark.usefixtures("no_shape_checks")
 def test_the_model_and_the_generators_are_left_as_they_were() -> None:
     model = sw.models.create("resnet20", skip="stochastic-depth-row", num_classes=3, width=4)
     model.eval()
@@ -218,7 +218,7 @@ def test_every_rule_says_what_it_detects_when_it_is_silent_and_who_says_so(rule:
     assert rule.severity in SEVERITIES
 
 
-@pytest.mark.usefixtures("no_type_checks")
+@pytest.mark.usefixtures("no_shape_checks")
 @pytest.mark.parametrize(
     ("model", "args", "loss", "message"),
     [

@@ -189,7 +189,7 @@ class TestOutputs:
         with pytest.raises(SkipwayError, match=message):
             trace(self.model(), torch.randn(2, 4)).paths(output=output)
 
-    def test_an_unknown_unit_is_refused(self, no_type_checks: None):
+    def test_an_unknown_unit_is_refused(self, no_shape_checks: None):
         with pytest.raises(SkipwayError, match="no unit of length 'layers'; did you mean 'layer'"):
             trace(self.model(), torch.randn(2, 4)).paths(by="layers")  # pyright: ignore[reportArgumentType]
 

@@ -330,11 +330,11 @@ def test_cuda():
 
 
 class TestMistakes:
-    def test_a_class_in_place_of_a_module(self, no_type_checks: None):
+    def test_a_class_in_place_of_a_module(self, no_shape_checks: None):
         with pytest.raises(SkipwayError, match=r"trace takes a torch.nn.Module, and this is the class Linear"):
             trace(nn.Linear, torch.randn(2, 4))  # pyright: ignore[reportArgumentType]
 
-    def test_a_function_in_place_of_a_module(self, no_type_checks: None):
+    def test_a_function_in_place_of_a_module(self, no_shape_checks: None):
         with pytest.raises(SkipwayError, match="this is a builtin_function_or_method"):
             trace(torch.relu, torch.randn(2, 4))  # pyright: ignore[reportArgumentType]
 

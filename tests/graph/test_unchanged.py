@@ -54,7 +54,7 @@ class Everything(nn.Module):
 
 
 class TestUnchanged:
-    def test_model_inputs_and_generators_are_left_as_they_were(self, no_type_checks: None):
+    def test_model_inputs_and_generators_are_left_as_they_were(self, no_shape_checks: None):
         x = torch.randn(2, 3, 4, 4)
         model: Any = Everything().train()
         model.body[0].weight.requires_grad_(False)

@@ -210,7 +210,7 @@ class TestResult:
         assert [name for name, p in net.named_parameters() if p.grad is not None] == ["1.bn1.weight"]
         assert torch.equal(torch.get_rng_state(), state)
 
-    def test_slips_are_told(self, no_type_checks: None):
+    def test_slips_are_told(self, no_shape_checks: None):
         net, batch = built("chain")
         with pytest.raises(SkipwayError, match="no mode 'training'"):
             gradients(net, batch, "cross_entropy", mode="training")  # pyright: ignore[reportArgumentType]

@@ -108,7 +108,7 @@ def test_slips_are_told():
         construction(x, torch.zeros(20).long(), depth=3, deeper=3)
 
 
-@pytest.mark.usefixtures("no_type_checks")
+@pytest.mark.usefixtures("no_shape_checks")
 def test_labels_that_do_not_fit_are_told():
     with pytest.raises(SkipwayError, match="as many class numbers"):
         construction(torch.randn(20, 4), torch.zeros(19).long())

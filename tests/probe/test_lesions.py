@@ -217,6 +217,30 @@ class TestProbe:
         assert (one.taus < 1).any()
         np.testing.assert_allclose(one.reordered_losses[one.taus == 1], one.base_loss)
 
+    def test_what_is_interrupted_goes_on_to_the_same_bits(self, tmp_path: Path):
+        net, (x, y) = built("chain")
+        data = [(x[:3], y[:3]), (x[3:], y[3:])]
+        measured: list[float] = []
+
+        def cross_entropy(output: Tensor, targets: Tensor) -> Tensor:
+            if len(measured) == 7:
+                raise KeyboardInterrupt
+            value = F.cross_entropy(output, targets)
+            measured.append(value.item())
+            return value
+
+        options: dict[str, Any] = {"delete": (2,), "repeats": 2, "reorder": (1,), "folder": tmp_path / "points"}
+        unbroken = lesions(net, data, F.cross_entropy, **{**options, "folder": None})
+        with pytest.raises(KeyboardInterrupt, match="7 of 18 points are kept in"):
+            lesions(net, data, cross_entropy, **options)
+        measured[:] = [0.0] * 8
+        assert lesions(net, data, cross_entropy, **options) == unbroken
+        assert len(measured) == 8 + 18 - 7
+        assert lesions(net, data, cross_entropy, **options) == unbroken
+        assert len(measured) == 8 + 18 - 7
+        with pytest.raises(SkipwayError, match="holds the points of another measurement: its deleted is"):
+            lesions(net, data, cross_entropy, **{**options, "delete": (3,)})
+
     def test_all_deleted_leaves_the_shortcuts(self):
         net, (x, y) = built("chain")
         found = lesions(net, (x, y), "cross_entropy", delete=(4,), repeats=1)
@@ -249,7 +273,7 @@ class TestProbe:
         assert net.training
         assert torch.equal(torch.get_rng_state(), state)
 
-    def test_slips_are_told(self, no_type_checks: None):
+    def test_slips_are_told(self, no_shape_checks: None):
         net, batch = built("chain")
         with pytest.raises(SkipwayError, match="delete=5: this network has 4 skips"):
             lesions(net, batch, "cross_entropy", delete=(5,))

@@ -40,7 +40,7 @@ def same(a: Any, b: Any) -> None:
 
 
 @pytest.mark.parametrize("error", [None, KeyboardInterrupt, RuntimeError])
-def test_all_is_as_before(error: type[BaseException] | None, no_type_checks: None):
+def test_all_is_as_before(error: type[BaseException] | None, no_shape_checks: None):
     model = tiny_resnet().train()
     model.blocks[0].eval()
     model.head.weight.requires_grad_(False)
@@ -81,7 +81,7 @@ def test_embeddings_that_renormalise_themselves():
     assert torch.equal(model.weight, before)
 
 
-def test_it_takes_modules(no_type_checks: None):
+def test_it_takes_modules(no_shape_checks: None):
     model: Any = nn.Linear
     with pytest.raises(SkipwayError, match=r"a probe takes a torch\.nn\.Module, and this is the class Linear"):  # noqa: SIM117
         with quiet(model):
