@@ -58,7 +58,6 @@ SLIPS: dict[str, tuple[Callable[[], Any], str]] = {
     "unknown skip": (lambda: sw.models.create("resnet20", skip="rezro"), "no skip 'rezro'; did you mean 'rezero'?"),
     "class for a skip": (lambda: wrong.create("resnet20", skip=sw.Residual), "not the class Residual: call it"),
     "part for a skip": (lambda: wrong.create("resnet20", skip=sw.ReZero()), "write skip=Residual(scale=ReZero(...))"),
-    "nothing for a skip": (lambda: wrong.create("resnet20", skip=None), "not None"),
     "dense": (
         lambda: sw.models.create("resnet20", skip="dense"),
         "a ResNet's stages keep their width, which Dense() does not",

@@ -45,7 +45,7 @@ def test_the_default_is_what_the_family_published(name: str, shortcut: str) -> N
 def test_multiply_adds(name: str, billions: float) -> None:
     described = sw.models.describe(name)
     assert round(described.multiply_adds / 1e9, 3) == billions
-    assert described.image == 224
+    assert described.inputs == ((3, 224, 224),)
 
 
 @pytest.mark.parametrize("name", [name for name in sw.models.names() if not name.endswith(("1202", "1001"))])
@@ -63,7 +63,7 @@ def test_describing_costs_no_memory_and_no_random_numbers() -> None:
     state = torch.get_rng_state()
     described = sw.models.describe("resnet56", num_classes=100)
     assert torch.equal(torch.get_rng_state(), state)
-    assert described == sw.models.Description("resnet56", 56, 853018 + 90 * 65, described.multiply_adds, 32)
+    assert described == sw.models.Description("resnet56", 56, 853018 + 90 * 65, described.multiply_adds, ((3, 32, 32),))
 
 
 def test_multiply_adds_by_hand() -> None:

@@ -43,7 +43,7 @@ def models(
     from skipway.cli.tables import print_table
 
     table = Table("model", box=None, pad_edge=False)
-    for column in ("weight layers", "parameters", "multiply-adds", "image"):
+    for column in ("weight layers", "parameters", "multiply-adds", "input"):
         table.add_column(column, justify="right")
     names = families.names()
     left_out = [] if every else [name for name in names if re.search(r"\d{4}$", name)]
@@ -53,12 +53,16 @@ def models(
                 facts = families.describe(name)
                 adds = f"{facts.multiply_adds / 1e9:,.3f} G"
                 table.add_row(
-                    name, str(facts.depth), f"{facts.parameters:,}", adds, f"{facts.image} x {facts.image}"
+                    name, str(facts.depth), f"{facts.parameters:,}", adds, ", ".join(map(_shape, facts.inputs))
                 )
     print_table(table)
     if left_out:
         print(f"\nNot counted here: {', '.join(left_out)} (--all counts them).")
-    print("\nCIFAR families take any depth of their rule besides, such as resnet8 or resnet14.")
+    print("\nSome families take any size of their rule besides, such as resnet8 or resnet14.")
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape)) + (" tokens" if len(shape) == 1 else "")
 
 
 @app.command()

@@ -70,7 +70,7 @@ def _is_own(spec: str) -> bool:
     from skipway import models
 
     try:
-        models.describe(spec)
+        models.find(spec)
     except SkipwayError:
         return False
     return True

@@ -18,7 +18,7 @@ from torch import nn
 from skipway.cli.inputs import parse, told
 from skipway.cli.sources import Source
 from skipway.errors import SkipwayError
-from skipway.graph.inputs import Example, made
+from skipway.graph.inputs import Example
 
 Result = TypeVar("Result")
 
@@ -92,7 +92,7 @@ def _own(name: str, skip: str | None, weights: bool) -> Source:
     if weights:
         raise SkipwayError("--weights is for torchvision, timm and the Hub")
     try:
-        image = models.describe(name).image
+        models.describe(name)
     except SkipwayError as error:
         raise (SkipwayError(f"{error}; SPEC is {FORMS}") if str(error).startswith("no model") else error) from None
 
@@ -100,7 +100,7 @@ def _own(name: str, skip: str | None, weights: bool) -> Source:
         return models.create(name) if skip is None else models.create(name, skip=skip)
 
     def examples(model: nn.Module, device: str) -> list[Example]:
-        return [((made((1, getattr(model, "in_channels", 3), image, image), device),), {})]
+        return [(models.example(name, model, device=device), {})]
 
     return Source(name, build, examples)
 

@@ -1,17 +1,22 @@
 """Build: the model families, each written once with its connection as an argument."""
 
-from skipway.models.registry import Description, create, describe, names
+from skipway.models.family import Family, Input
+from skipway.models.registry import Description, create, describe, example, find, names
 from skipway.models.resnet import ResNet, ResNetPlan
 from skipway.models.resnet_sizes import cifar_resnet, imagenet_resnet
 from skipway.models.weights import load_weights
 
 __all__ = [
     "Description",
+    "Family",
+    "Input",
     "ResNet",
     "ResNetPlan",
     "cifar_resnet",
     "create",
     "describe",
+    "example",
+    "find",
     "imagenet_resnet",
     "load_weights",
     "names",

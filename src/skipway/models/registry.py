@@ -2,95 +2,75 @@
 
 from __future__ import annotations
 
-import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from skipway.connect import Kind
 from skipway.errors import choose
-from skipway.models.resnet import ResNet
-from skipway.models.resnet_sizes import IMAGENET, cifar_resnet, imagenet_resnet
+from skipway.models import resnet_sizes
+from skipway.models.family import Family
 from skipway.models.weights import load_weights
 
-
-@dataclass(frozen=True)
-class Family:
-    """Models whose name is a prefix and a depth: their sizes, and the function that builds one.
-
-    `image` is the side of the images that its paper trains on.
-    """
-
-    build: Callable[..., ResNet]
-    depths: tuple[int, ...]
-    options: tuple[tuple[str, Any], ...]
-    image: int
+FAMILIES: tuple[Family, ...] = (*resnet_sizes.FAMILIES,)
 
 
 @dataclass(frozen=True)
 class Description:
-    """What a model costs: weight layers on its longest path, parameters, multiply-adds of one image.
+    """What a model costs: weight layers on its longest path, parameters, multiply-adds of one example.
 
-    Multiply-adds are those of convolutions and linear maps, at images of `image` pixels a side.
+    Multiply-adds are those of convolutions, linear maps and attention, at inputs of the shapes in `inputs`.
     """
 
     name: str
     depth: int
     parameters: int
     multiply_adds: int
-    image: int
-
-
-_CIFAR = (20, 32, 44, 56, 110, 1202)
-_CIFAR_PRE = (110, 164, 1001)
-_FAMILIES: dict[str, list[Family]] = {
-    "resnet": [
-        Family(imagenet_resnet, tuple(IMAGENET), (), 224),
-        Family(cifar_resnet, _CIFAR, (), 32),
-    ],
-    "preresnet": [
-        Family(imagenet_resnet, tuple(IMAGENET), (("preactivation", True),), 224),
-        Family(cifar_resnet, _CIFAR_PRE, (("preactivation", True),), 32),
-    ],
-}
+    inputs: tuple[tuple[int, ...], ...]
 
 
 def names() -> list[str]:
-    """The published models; CIFAR families take any depth of their rule beside these.
+    """The published models; some families take any size of their rule beside these.
 
     >>> names()[:3]
     ['resnet18', 'resnet34', 'resnet50']
     """
-    return [f"{prefix}{d}" for prefix, families in _FAMILIES.items() for family in families for d in family.depths]
+    return [name for family in FAMILIES for name in family.sizes]
 
 
-def create(name: str, skip: str | Kind = "residual", weights: str | Path | None = None, **options: Any) -> nn.Module:
+def create(
+    name: str,
+    skip: str | Kind | Sequence[str | Kind] | None = None,
+    weights: str | Path | None = None,
+    **options: Any,
+) -> nn.Module:
     """Build a model by name: the published one, or its like with other connections.
 
     `skip` is a name (`skipway.connect.names()`), a value such as `Residual(drop=0.5)`, or "none" for the plain twin;
-    what a value leaves open is as the family publishes it. `weights` is a file, a URL or a Hugging Face Hub name.
-    `options` are the family's: num_classes, in_channels, width, zero_init. Raises SkipwayError for what there is not.
+    what a value leaves open is as the family publishes it, and None is the family's own connection. U-Nets also take
+    one a level. `weights` is a file, a URL or a Hugging Face Hub name. `options` are the family's, such as
+    num_classes or width. Raises SkipwayError for what there is not.
 
     >>> import torch
     >>> create("resnet20", skip="rezero", num_classes=10, width=8)(torch.zeros(1, 3, 32, 32)).shape
     torch.Size([1, 10])
     """
-    family, depth = _find(name)
-    allowed = [n for n in inspect.signature(family.build).parameters if n not in ("depth", "skip", "preactivation")]
+    family, settled = find(name)
+    allowed = family.options(settled)
     for option in options:
         choose(f"option of {name}", option, allowed)
-    model = family.build(depth, skip=skip, **dict(family.options), **options)
+    model = family.build(**settled, skip=family.skip if skip is None else skip, **options)
     if weights is not None:
         load_weights(model, weights)
     return model
 
 
-def describe(name: str, skip: str | Kind = "residual", **options: Any) -> Description:
+def describe(name: str, skip: str | Kind | Sequence[str | Kind] | None = None, **options: Any) -> Description:
     """Depth, parameters and multiply-adds of a model, found without giving it memory.
 
     >>> describe("resnet50").parameters
@@ -98,27 +78,38 @@ def describe(name: str, skip: str | Kind = "residual", **options: Any) -> Descri
     """
     from torch.utils.flop_counter import FlopCounterMode
 
-    family, _ = _find(name)
+    family, _ = find(name)
     with torch.device("meta"):
-        model = create(name, skip, **options)
-        assert isinstance(model, ResNet)
-        images = torch.empty(1, model.in_channels, family.image, family.image)
+        model: Any = create(name, skip, **options).eval()
+    inputs = family.inputs(model)
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
-        model.eval()(images)
+        model(*(one.make(device="meta") for one in inputs))
     parameters = sum(parameter.numel() for parameter in model.parameters())
     # The counter gives a multiply-add as two operations.
-    return Description(name, model.plan.depth, parameters, counter.get_total_flops() // 2, family.image)
+    return Description(
+        name, model.depth, parameters, counter.get_total_flops() // 2, tuple(one.shape for one in inputs)
+    )
 
 
-def _find(name: str) -> tuple[Family, int]:
-    match = re.fullmatch(r"([a-z]+)(\d+)", name) if isinstance(name, str) else None
-    if match is None or match[1] not in _FAMILIES:
-        choose("model", name, names())
-        raise AssertionError("choose() raises for a name it does not know")
-    depth = int(match[2])
-    families = _FAMILIES[match[1]]
-    for family in families[:-1]:
-        if depth in family.depths:
-            return family, depth
-    return families[-1], depth
+def example(name: str, model: nn.Module, n: int = 1, device: str = "cpu") -> tuple[Tensor, ...]:
+    """What a model of this name takes in: a batch of n, always the same.
+
+    >>> [x.shape for x in example("resnet20", create("resnet20"))]
+    [torch.Size([1, 3, 32, 32])]
+    """
+    family, _ = find(name)
+    return tuple(one.make(n, device) for one in family.inputs(model))
+
+
+def find(name: str) -> tuple[Family, Mapping[str, Any]]:
+    """The family of a name, and the arguments that the name stands for; raises SkipwayError for no name of ours."""
+    for family in FAMILIES:
+        if name in family.sizes:
+            return family, family.sizes[name]
+    for family in FAMILIES:
+        match = None if family.pattern is None else re.fullmatch(family.pattern, str(name))
+        if match is not None:
+            return family, {argument: int(number) for argument, number in match.groupdict().items()}
+    choose("model", name, names())
+    raise AssertionError("choose() raises for a name it does not know")

@@ -171,6 +171,11 @@ class ResNet(nn.Module):
         return Placement.named(placement) if isinstance(placement, str) else placement
 
     @property
+    def depth(self) -> int:
+        """Weight layers on the longest path."""
+        return self.plan.depth
+
+    @property
     def blocks(self) -> list[ResidualBlock]:
         """All residual blocks, in order."""
         return [module for module in self.modules() if isinstance(module, ResidualBlock)]

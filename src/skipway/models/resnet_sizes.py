@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from skipway.connect import Kind
 from skipway.errors import SkipwayError, choose
+from skipway.models.family import Family, Input
 from skipway.models.resnet import Block, ResNet, ResNetPlan
 
 IMAGENET: dict[int, tuple[Block, tuple[int, ...]]] = {
@@ -78,3 +82,33 @@ def cifar_resnet(
         first_strides=preactivation,
     )
     return ResNet(plan, skip, num_classes, in_channels, zero_init)
+
+
+def _images(side: int) -> Callable[[ResNet], tuple[Input, ...]]:
+    return lambda model: (Input((model.in_channels, side, side)),)
+
+
+FAMILIES = (
+    Family(
+        partial(imagenet_resnet, preactivation=False),
+        {f"resnet{depth}": {"depth": depth} for depth in IMAGENET},
+        _images(224),
+    ),
+    Family(
+        partial(cifar_resnet, preactivation=False),
+        {f"resnet{depth}": {"depth": depth} for depth in (20, 32, 44, 56, 110, 1202)},
+        _images(32),
+        pattern=r"resnet(?P<depth>\d+)",
+    ),
+    Family(
+        partial(imagenet_resnet, preactivation=True),
+        {f"preresnet{depth}": {"depth": depth} for depth in IMAGENET},
+        _images(224),
+    ),
+    Family(
+        partial(cifar_resnet, preactivation=True),
+        {f"preresnet{depth}": {"depth": depth} for depth in (110, 164, 1001)},
+        _images(32),
+        pattern=r"preresnet(?P<depth>\d+)",
+    ),
+)
