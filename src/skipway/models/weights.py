@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,46 +12,12 @@ from torch import Tensor, nn
 
 from skipway.connect.shortcuts import ZeroPadding
 from skipway.errors import SkipwayError
-
-State = dict[str, Tensor]
+from skipway.models.layouts import LAYOUTS, Layout, State
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights")
 _PREFIXES = ("module.", "_orig_mod.", "model.")
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 _TORCH_SUFFIXES = (".pt", ".pth", ".th", ".bin", ".ckpt", ".tar")
-
-
-@dataclass(frozen=True)
-class Layout:
-    """A published way to name a ResNet's weights, and where its zero-padding shortcuts put the new channels."""
-
-    name: str
-    mark: str
-    renames: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]
-    padding: str
-
-
-LAYOUTS = (
-    Layout(
-        "akamaster/pytorch_resnet_cifar10",
-        "linear.weight",
-        ((r"^linear\.", "fc."), (r"\.shortcut\.", ".downsample.")),
-        padding="split",
-    ),
-    Layout(
-        "a-martyn/resnet",
-        "convIn.weight",
-        (
-            (r"^convIn\.", "conv1."),
-            (r"^bnIn\.", "bn1."),
-            (r"^fcOut\.", "fc."),
-            (r"^stack1\.", "layer1."),
-            (r"^stack(\d)a\.", r"layer\1.0."),
-            (r"^stack(\d)b\.(\d+)\.", lambda m: f"layer{m[1]}.{int(m[2]) + 1}."),
-        ),
-        padding="append",
-    ),
-)
 
 
 def load_weights(model: nn.Module, source: str | Path) -> None:
@@ -72,7 +37,7 @@ def load_weights(model: nn.Module, source: str | Path) -> None:
     own = model.state_dict().keys()
     layout = next((layout for layout in LAYOUTS if layout.mark in state and layout.mark not in own), None)
     if layout is not None:
-        state = _rename(state, layout)
+        state = layout.translate(state)
         _check_padding(model, layout, source)
     _check_fit(model, state, source)
     # A copy of the dictionary without metadata makes BatchNorm supply the counters that old files lack.
@@ -185,16 +150,9 @@ def _read(path: Path) -> Mapping[str, Any]:
     return held
 
 
-def _rename(state: State, layout: Layout) -> State:
-    renamed = {}
-    for name, value in state.items():
-        for pattern, replacement in layout.renames:
-            name = re.sub(pattern, replacement, name)
-        renamed[name] = value
-    return renamed
-
-
 def _check_padding(model: nn.Module, layout: Layout, source: str | Path) -> None:
+    if layout.padding is None:
+        return
     for module in model.modules():
         if isinstance(module, ZeroPadding) and module.before + module.after > 0:
             split = module.before > 0

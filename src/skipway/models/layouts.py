@@ -1,0 +1,59 @@
+"""The ways in which published files name their weights, and how each becomes the names used here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A published way to name weights, known by `mark`: a name that only such files hold.
+
+    `renames` are patterns with what takes their place, applied in turn to every name; `convert`, behind them, changes
+    what renaming cannot (transposed or joined tensors). `padding` says where a zero-padding shortcut puts its new
+    channels in networks that were trained so.
+    """
+
+    name: str
+    mark: str
+    renames: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = ()
+    convert: Callable[[State], State] | None = None
+    padding: str | None = None
+
+    def translate(self, state: State) -> State:
+        """The same weights under the names used here."""
+        renamed = {}
+        for name, value in state.items():
+            for pattern, replacement in self.renames:
+                name = re.sub(pattern, replacement, name)
+            renamed[name] = value
+        return renamed if self.convert is None else self.convert(renamed)
+
+
+LAYOUTS = (
+    Layout(
+        "akamaster/pytorch_resnet_cifar10",
+        "linear.weight",
+        ((r"^linear\.", "fc."), (r"\.shortcut\.", ".downsample.")),
+        padding="split",
+    ),
+    Layout(
+        "a-martyn/resnet",
+        "convIn.weight",
+        (
+            (r"^convIn\.", "conv1."),
+            (r"^bnIn\.", "bn1."),
+            (r"^fcOut\.", "fc."),
+            (r"^stack1\.", "layer1."),
+            (r"^stack(\d)a\.", r"layer\1.0."),
+            (r"^stack(\d)b\.(\d+)\.", lambda m: f"layer{m[1]}.{int(m[2]) + 1}."),
+        ),
+        padding="append",
+    ),
+)
