@@ -76,7 +76,7 @@ def test_backward_passes_find_what_they_kept(placement: str, kind: type, functio
 def test_every_named_connection_leaves_inputs_and_outputs_alone(
     name: str, function: Callable[[Tensor], Tensor]
 ) -> None:
-    grows = name in ("dense", "concat")
+    grows = name in ("dense", "concat", "attention-gate", "residual-path")
     branches: list[nn.Module | Callable[[Tensor], Tensor]] = [function] if grows else [function] * 3
     stack = sw.Stack(branches, name, channels=6)
     before = data(2).requires_grad_()

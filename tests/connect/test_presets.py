@@ -13,7 +13,7 @@ import skipway as sw
 from skipway import connect
 
 Formula = Callable[[Tensor, dict[str, Tensor]], Tensor]
-CHANNELS, DEPTH = 4, 16
+CHANNELS, INDEX, DEPTH = 4, 3, 16
 
 
 def batch_norm(x: Tensor, w: dict[str, Tensor], slot: str) -> Tensor:
@@ -53,6 +53,26 @@ def projected(x: Tensor, w: dict[str, Tensor], first: int = 0) -> Tensor:
     return (y - mean) / (variance + 1e-5).sqrt() * weight + bias
 
 
+def attention_gate(x: Tensor, w: dict[str, Tensor]) -> Tensor:
+    theta = torch.einsum("oc,nchw->nohw", w["connection.gate.theta.weight"].flatten(1), x)
+    weight = torch.sigmoid(linear(torch.relu(theta + linear(F(x), w, "gate.phi")), w, "gate.psi"))
+    assert weight.shape == (len(x), 1, *x.shape[2:])
+    return torch.cat([weight * x, F(x)], 1)
+
+
+def residual_path(x: Tensor, w: dict[str, Tensor]) -> Tensor:
+    carried = x
+    for step in range(DEPTH - INDEX):
+        here = f"connection.shortcut.{step}"
+        wide = nn.functional.conv2d(carried, w[f"{here}.conv.weight"], padding=1)
+        narrow = nn.functional.conv2d(carried, w[f"{here}.connection.shortcut.0.weight"])
+        names = {
+            f"connection.norm_after.{name}": w[f"{here}.connection.norm_after.{name}"] for name in ("weight", "bias")
+        }
+        carried = torch.relu(batch_norm(wide + narrow, names, "after"))
+    return torch.cat([carried, F(x)], 1)
+
+
 F = torch.sin
 relu, norm = torch.relu, batch_norm
 # At a site that keeps its shape, in evaluation of what is dropped in training.
@@ -86,13 +106,15 @@ EQUATIONS: dict[str, Formula] = {
     "branch-norm": lambda x, w: x + norm(F(x), w, "out"),
     "sandwich": lambda x, w: x + norm(F(norm(x, w, "before")), w, "out"),
     "concat": lambda x, w: torch.cat([x, F(x)], 1),
+    "attention-gate": attention_gate,
+    "residual-path": residual_path,
     "dense": lambda x, w: torch.cat([x, F(x)], 1),
 }
 
 
 @pytest.mark.parametrize("name", connect.names())
 def test_every_named_connection_equals_its_equation(agree: Callable[..., None], name: str) -> None:
-    block = sw.Skip(F, name, CHANNELS, index=3, depth=DEPTH).double()
+    block = sw.Skip(F, name, CHANNELS, index=INDEX, depth=DEPTH).double()
     for parameter in block.parameters():
         nn.init.normal_(parameter)
     if name.startswith("stochastic-depth"):

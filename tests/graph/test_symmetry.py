@@ -54,7 +54,10 @@ def test_rescalings_of_the_cifar_nets() -> None:
     assert resnet("resnet20", "zero-pad").rescalings == 3 * (16 + 32 + 64) + 16 + 16 + 32
 
 
-@pytest.mark.parametrize("skip", [name for name in sw.connect.names() if name not in ("concat", "dense")])
+WIDENS = ("concat", "dense", "attention-gate", "residual-path")
+
+
+@pytest.mark.parametrize("skip", [name for name in sw.connect.names() if name not in WIDENS])
 def test_own_resnets_compute_the_same(skip: str) -> None:
     plan = ResNetPlan(blocks=(2, 2), width=6, stem="cifar", shortcut="zero-pad")
     check(scrambled(ResNet(plan, skip=skip, num_classes=3)), (example("images", (2, 3, 8, 8)),), breaks=6)

@@ -14,7 +14,7 @@ import skipway as sw
 from skipway import connect
 from skipway.models import ResNet, ResNetPlan, cifar_resnet
 
-CHANGES_WIDTH = ("concat", "dense")
+CHANGES_WIDTH = ("concat", "dense", "attention-gate", "residual-path")
 NAMES = [name for name in connect.names() if name not in CHANGES_WIDTH]
 FAMILIES: dict[str, Callable[[str], ResNet]] = {
     "cifar": lambda skip: cifar_resnet(8, skip, width=4),

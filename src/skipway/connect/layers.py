@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from skipway.connect.site import Site
 from skipway.errors import SkipwayError, choose
 
-NormKind = Literal["batch", "layer", "group", "rms"]
+NormKind = Literal["batch", "layer", "group", "instance", "rms"]
 
 _CONVOLUTIONS: dict[int, type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]] = {
     1: nn.Conv1d,
@@ -37,6 +37,11 @@ class _AvgPool3d(nn.AvgPool3d):
 _AVERAGE_POOLS: dict[int, type[nn.Module]] = {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: _AvgPool3d}
 
 
+def convolution(dims: int) -> type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]:
+    """The convolution over as many spatial axes."""
+    return _CONVOLUTIONS[dims]
+
+
 def pointwise(in_channels: int, out_channels: int, dims: int, stride: int = 1, bias: bool = False) -> nn.Module:
     """A linear map of the channels at every position: a 1x1 convolution, or `nn.Linear` for tokens."""
     if dims == 0:
@@ -47,22 +52,25 @@ def pointwise(in_channels: int, out_channels: int, dims: int, stride: int = 1, b
 def normalization(kind: NormKind | None, channels: int, dims: int) -> nn.Module:
     """A norm over `channels`; None is the usual one: batch norm for maps, layer norm for tokens.
 
-    For maps, "layer" is group norm with one group and "group" has 32 groups, or fewer where 32 does not divide.
+    For maps, "layer" is group norm with one group, "instance" with one a channel, and "group" has 32 groups, or fewer
+    where 32 does not divide.
     """
     if kind is None:
         kind = "batch" if dims else "layer"
-    choose("norm", kind, ("batch", "layer", "group", "rms"))
+    choose("norm", kind, ("batch", "layer", "group", "instance", "rms"))
     if kind == "batch" and dims:
         return _BATCH_NORMS[dims](channels)
     if kind == "layer":
         return nn.GroupNorm(1, channels) if dims else nn.LayerNorm(channels)
     if kind == "group" and dims:
         return nn.GroupNorm(math.gcd(32, channels), channels)
+    if kind == "instance" and dims:
+        return nn.GroupNorm(channels, channels)
     if kind == "rms" and not dims:
         return nn.RMSNorm(channels)
     raise SkipwayError(
         f"norm '{kind}' is not for {'maps' if dims else 'tokens'}: "
-        + ("allowed are batch, layer, group" if dims else "allowed are layer, rms")
+        + ("allowed are batch, layer, group, instance" if dims else "allowed are layer, rms")
     )
 
 

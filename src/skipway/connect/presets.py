@@ -7,12 +7,14 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from skipway.connect.attention_gate import AttentionGate
 from skipway.connect.connection import Kind
 from skipway.connect.dense import Dense
 from skipway.connect.drop import StochasticDepth
 from skipway.connect.gates import Gate, Highway, PooledGate, ShortcutGate, SqueezeExcite
 from skipway.connect.placement import Placement
 from skipway.connect.residual import Plain, Residual, shown
+from skipway.connect.residual_path import ResidualPath
 from skipway.connect.scales import Constant, LayerScale, ReZero, Scale, SkipInit
 from skipway.connect.shortcuts import Identity, Projection, ZeroPad
 from skipway.errors import SkipwayError, choose
@@ -21,12 +23,14 @@ _PRESETS: dict[str, Callable[[], Kind]] = {}
 _FIELDS: dict[type, str] = {
     Scale: "scale",
     Gate: "gate",
+    AttentionGate: "gate",
     SqueezeExcite: "reweight",
     StochasticDepth: "drop",
     Placement: "placement",
     Identity: "shortcut",
     Projection: "shortcut",
     ZeroPad: "shortcut",
+    ResidualPath: "shortcut",
 }
 
 
@@ -271,6 +275,18 @@ def _sandwich() -> Kind:
 def _concat() -> Kind:
     """y = [x, F(x)]: the merge of one dense step."""
     return Residual(merge="concat")
+
+
+@preset("attention-gate")
+def _attention_gate() -> Kind:
+    """y = [a x, F(x)], a = sigmoid(psi(relu(theta x + phi F(x)))) a position. Oktay 2018, arXiv:1804.03999."""
+    return Residual(gate=AttentionGate(), merge="concat")
+
+
+@preset("residual-path")
+def _residual_path() -> Kind:
+    """y = [P(x), F(x)], P some relu(norm(conv3(x) + conv1(x))), one fewer a branch. Ibtehaz 2019, arXiv:1902.04049."""
+    return Residual(shortcut=ResidualPath(), merge="concat")
 
 
 @preset("dense")

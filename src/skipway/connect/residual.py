@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from skipway.connect.attention_gate import AttentionGate, AttentionGating
 from skipway.connect.connection import PlacedConnection
 from skipway.connect.drop import Dropper, StochasticDepth
 from skipway.connect.gates import Gate, SqueezeExcite
@@ -74,7 +75,7 @@ class Residual:
     scale: Scale | None = None
     shortcut_scale: Scale | None = None
     reweight: SqueezeExcite | None = None
-    gate: Gate | None = None
+    gate: Gate | AttentionGate | None = None
     drop: float | StochasticDepth = 0.0
     merge: Literal["add", "concat"] = "add"
     placement: Placement | str | None = None
@@ -83,14 +84,23 @@ class Residual:
         choose("merge", self.merge, ("add", "concat"))
         _placement(self.placement)
         _dropping(self.drop)
-        for field, kind in (("scale", Scale), ("shortcut_scale", Scale), ("reweight", SqueezeExcite), ("gate", Gate)):
+        for field, *kinds in (
+            ("scale", Scale),
+            ("shortcut_scale", Scale),
+            ("reweight", SqueezeExcite),
+            ("gate", Gate, AttentionGate),
+        ):
             part = getattr(self, field)
-            if part is not None and not isinstance(part, kind):
-                raise SkipwayError(f"{field}= takes a {kind.__name__} or None, not {shown(part)}")
-        carries = isinstance(self.shortcut, Part) and not isinstance(self.shortcut, (type, Gate, StochasticDepth))
+            if part is not None and not isinstance(part, tuple(kinds)):
+                raise SkipwayError(f"{field}= takes a {kinds[0].__name__} or None, not {shown(part)}")
+        carries = isinstance(self.shortcut, Part) and not isinstance(
+            self.shortcut, (type, Gate, AttentionGate, StochasticDepth)
+        )
         if self.shortcut is not None and not carries:
             raise SkipwayError(f"shortcut= takes Identity(), Projection() or ZeroPad(), not {shown(self.shortcut)}")
-        if self.merge == "concat" and self.gate is not None:
+        if isinstance(self.gate, AttentionGate) and _dropping(self.drop).rate > 0:
+            raise SkipwayError("an attention gate reads what the branch put out, which drop= leaves out: drop one")
+        if self.merge == "concat" and isinstance(self.gate, Gate):
             raise SkipwayError("a gate weighs branch against shortcut, which merge='concat' keeps apart: drop one")
 
     def build(self, site: Site) -> ResidualConnection:
@@ -118,7 +128,9 @@ class ResidualConnection(PlacedConnection):
         self.reweight = None if skip.reweight is None else skip.reweight.build(site)
         self.scale = None if skip.scale is None else skip.scale.build(site)
         self.shortcut_scale = None if skip.shortcut_scale is None else skip.shortcut_scale.build(carried)
-        self.gate = None if skip.gate is None else skip.gate.build(site)
+        attends = isinstance(skip.gate, AttentionGate)
+        read_by_gate = replace(site, in_channels=carried.out_channels, stride=1) if attends else site
+        self.gate = None if skip.gate is None else skip.gate.build(read_by_gate)
         dropping = _dropping(skip.drop)
         self.drop: Dropper | None = dropping.build(site) if dropping.rate > 0 else None
         self.register_module("shortcut", shortcut.build(carried))
@@ -142,7 +154,9 @@ class ResidualConnection(PlacedConnection):
             source = self.read(stream) if read is None else read
         shortcut = self._carry(source)
         self._check(shortcut, value)
-        if self.gate is not None:
+        if isinstance(self.gate, AttentionGating):
+            shortcut = self.gate(shortcut, value)
+        elif self.gate is not None:
             merged = self.gate(source, shortcut, value)
             # What is dropped is the gate's whole step away from the shortcut, so that nothing of it stays.
             merged = merged if keep is None else shortcut + keep * (merged - shortcut)
