@@ -218,7 +218,7 @@ def _measured(name: str, function: Callable[..., Result], given: dict[str, Any],
     try:
         return function(**{key: value for key, value in given.items() if key in taken}, **options)
     except KeyboardInterrupt as interruption:
-        told = str(interruption) or f"{name} was interrupted; --set folder=PATH keeps the points of a plane"
+        told = str(interruption) or f"{name} was interrupted; --set folder=PATH keeps what a long probe has measured"
         print(f"skipway: {told}", file=sys.stderr)
         raise typer.Exit(130) from None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -19,6 +20,8 @@ from skipway.probe.figures import canvas, plotly_figure
 from skipway.probe.follow import run, with_trace
 from skipway.probe.lesions_plan import blocks, exchanged, kendall_tau, shuffled, units, without_branches, without_units
 from skipway.probe.losses import count_errors
+from skipway.probe.plane import fingerprint
+from skipway.probe.points import Values, measure_points
 from skipway.probe.quiet import quiet
 from skipway.probe.replay import Base, Change, replay
 from skipway.probe.result import Result
@@ -139,6 +142,7 @@ def lesions(
     model: nn.Module, data: Any, loss: str | Callable[[Any, Any], Tensor] | None = None, *,
     of: Literal["skips", "layers"] | None = None, delete: Sequence[int] = (), reorder: Sequence[int] = (),
     repeats: int = 5, samples: int | None = None, seed: int = 0, graph: SkipGraph | None = None,
+    folder: str | Path | None = None,
 ) -> Lesions:  # fmt: skip
     """Delete parts of a trained network, one at a time, and measure its loss and error (Veit et al. 2016, 1605.06431).
 
@@ -150,7 +154,9 @@ def lesions(
     What comes before the damage is computed once for all: n single deletions cost about n / 2 forward passes. Between
     them the streams at n places are held, so a batch takes about n times the memory of its stream.
 
-    `data` and `loss` are as in `read_batches`. Raises SkipwayError where there is nothing to delete or to exchange.
+    `data` and `loss` are as in `read_batches`. With `folder`, what is measured is kept there lesion by lesion, and the
+    same call goes on where a run was stopped, to the same bits. Raises SkipwayError where there is nothing to delete or
+    to exchange, or the folder holds other lesions.
 
     >>> import skipway as sw
     >>> net = sw.models.create("resnet20", num_classes=10, width=4)
@@ -163,11 +169,16 @@ def lesions(
         choose("part", of, ("skips", "layers"))
     if repeats < 1:
         raise SkipwayError(f"repeats={repeats}: each random deletion is drawn at least once")
+    policy = batches.policy(model, "eval", seed=seed)
     with quiet(model, training=False, seed=seed) as inventory:
 
         def damage(graph: SkipGraph) -> tuple[_Plan, np.ndarray]:
             plan = _plan(graph, of, delete, reorder, repeats, seed, inventory)
-            return plan, _damaged(model, batches, graph, inventory, plan.changes, seed)
+            task = _Task(model, batches, graph, inventory, plan.changes, seed)
+            manifest = {} if folder is None else _manifest(task, plan, vars(policy))
+            points = len(batches) * task.rows
+            values, _ = measure_points(task, points, 3, title="lesions", manifest=manifest, folder=folder)
+            return plan, _sums(values.reshape(len(batches), task.rows, 3), batches.shares())
 
         plan, sums = with_trace(model, batches.items[0], graph, damage)
     errors = sums[:, 1] / np.maximum(sums[:, 2], 1)
@@ -181,25 +192,68 @@ def lesions(
     )  # fmt: skip
 
 
-def _damaged(
-    model: nn.Module, batches: Batches, graph: SkipGraph, inventory: Inventory, changes: Sequence[Change], seed: int
-) -> np.ndarray:
-    """Loss, number told wrong and number of targets: a row for the whole network, and one for each change."""
-    sums = np.zeros((len(changes) + 1, 3))
-    places = {change.begins(graph.trace) for change in changes}
-    for batch, share in zip(batches, batches.shares(), strict=True):
-        base = Base(inventory, graph.trace, places, batch)
-        torch.manual_seed(seed)
-        output = run(model, batch, base, gradient=False)
-        for row in range(len(changes) + 1):
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """Point by point, for each batch the whole network and each change: its loss, how many it tells wrong, of how many.
+
+    The points of a batch follow one another, so that what they share is computed, and held, for one batch at a time.
+    """
+
+    model: nn.Module
+    batches: Batches
+    graph: SkipGraph
+    inventory: Inventory
+    changes: Sequence[Change]
+    seed: int
+
+    @property
+    def rows(self) -> int:
+        return len(self.changes) + 1
+
+    def measure(self) -> Callable[[int], Values]:
+        places = {change.begins(self.graph.trace) for change in self.changes}
+        base: Base | None = None
+
+        def values(point: int) -> Values:
+            nonlocal base
+            number, row = divmod(point, self.rows)
+            batch = self.batches.items[number]
+            output = None
+            if base is None or base.batch is not batch:
+                base = Base(self.inventory, self.graph.trace, places, batch)
+                torch.manual_seed(self.seed)
+                output = run(self.model, batch, base, gradient=False)
             if row:
-                torch.manual_seed(seed)
-                output = replay(model, base, changes[row - 1])
+                torch.manual_seed(self.seed)
+                output = replay(self.model, base, self.changes[row - 1])
             with torch.no_grad():
-                value = float(batches.loss(output, batch.targets))
+                value = float(self.batches.loss(output, batch.targets))
             wrong, counted = count_errors(output, batch.targets) or (float("nan"), 1)
-            sums[row] += (share * value, wrong, counted)
+            return value, float(wrong), float(counted)
+
+        return values
+
+
+def _sums(values: np.ndarray, shares: Sequence[float]) -> np.ndarray:
+    """Mean loss, number told wrong and number of targets: a row for the whole network, and one for each change."""
+    sums = np.zeros(values.shape[1:])
+    for batch, share in zip(values, shares, strict=True):
+        sums += batch * (share, 1.0, 1.0)
     return sums
+
+
+def _manifest(task: _Task, plan: _Plan, policy: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "what": "lesions",
+        "policy": policy,
+        "loss_name": task.batches.loss.name,
+        "of": plan.of,
+        "parts": plan.parts,
+        "deleted": plan.deleted,
+        "taus": plan.taus,
+        "weights": fingerprint([dict(task.inventory.parameters), dict(task.inventory.buffers)]),
+        "data": fingerprint([[batch.args, batch.kwargs, batch.targets] for batch in task.batches]),
+    }
 
 
 @dataclass(frozen=True)
