@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from skipway.errors import SkipwayError
 from skipway.probe import read_batches
-from skipway.probe.losses import count_errors, find_loss
+from skipway.probe.losses import count_errors, find_loss, scorer
 
 NET = mlp(5, 3).requires_grad_(False)
 X, Y = points(10)
@@ -132,6 +132,32 @@ class TestLosses:
         assert count_errors(torch.randn(3), torch.tensor([0, 2, 1])) is None
         assert count_errors(SimpleNamespace(logits=torch.eye(2)), torch.tensor([0, 1])) == (0, 2)
         assert count_errors((torch.eye(2), None), torch.tensor([1, 1])) == (1, 2)
+
+
+class TestScorer:
+    @pytest.mark.parametrize(
+        ("output", "targets"),
+        [
+            (torch.randn(37, 11) * 20, torch.randint(11, (37,))),
+            (torch.randn(5, 3), torch.tensor([0, -100, 2, -100, 1])),
+            (torch.zeros(4, 3), torch.tensor([0, 1, 2, 0])),
+            (torch.randn(4, 3, 5), torch.randint(3, (4, 5))),
+            (SimpleNamespace(logits=torch.randn(4, 3)), torch.tensor([0, 1, 2, 0])),
+            ((torch.randn(4, 3, dtype=torch.float64), None), torch.tensor([0, 1, 2, 0])),
+        ],
+    )
+    def test_is_the_loss_and_who_is_told_wrong(self, output: Any, targets: Tensor):
+        loss = find_loss("cross_entropy")
+        value, errors = scorer(loss, targets)(output)
+        assert value == pytest.approx(float(loss(output, targets)), rel=1e-6)
+        assert errors == count_errors(output, targets)
+
+    def test_a_function_of_that_name_is_asked_itself(self):
+        def cross_entropy(output: Tensor, targets: Tensor) -> Tensor:
+            return F.cross_entropy(output, targets, label_smoothing=0.5)
+
+        found, _ = scorer(find_loss(cross_entropy), Y)(NET(X))
+        assert found == pytest.approx(F.cross_entropy(NET(X), Y, label_smoothing=0.5).item())
 
 
 class TestRefusals:

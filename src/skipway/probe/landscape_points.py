@@ -16,7 +16,7 @@ from skipway.errors import SkipwayError
 from skipway.probe.batches import Batch, Batches, cut, place_of
 from skipway.probe.flat import Moved
 from skipway.probe.landscape_folded import FoldedPoints, NotFolded, foldable
-from skipway.probe.losses import count_errors
+from skipway.probe.losses import count_errors, scorer
 from skipway.probe.plane import Plane
 from skipway.probe.points import Values
 from skipway.probe.quiet import quiet
@@ -131,6 +131,7 @@ class _Run:
         self._low = dtype
         self._device = place_of(task.model)[0].type
         self._shares = [batches.shares() for batches in task.sets]
+        self._scorers = [[scorer(batches.loss, batch.targets) for batch in batches] for batches in task.sets]
         channels_last = task.way != "plain"
         laid_out = [] if other else [_laid_out(batches, channels_last, task.pieces) for batches in task.sets]
         self._sets = other._sets if other else laid_out
@@ -158,20 +159,31 @@ class _Run:
         if self._centre and not any(where):
             # The centre is the model itself, in its own layout and order of operations.
             with quiet(task.model), torch.no_grad():
-                return self._measure(task.model, [[(batch,) for batch in batches] for batches in task.sets])
+                whole = [[(batch,) for batch in batches] for batches in task.sets]
+                found = [
+                    measure_set(task.model, items, shares, batches)
+                    for batches, items, shares in zip(task.sets, whole, self._shares, strict=True)
+                ]
+                return tuple(value for pair in found for value in pair)
         with torch.no_grad(), self._precision():
             model = self._moved.at(where)
             if self._calibration is not None:
                 recalibrate(self._norms, model, self._calibration)
-            return self._measure(model, self._sets)
+            return self._measure(model)
 
     def _precision(self) -> Any:
         return contextlib.nullcontext() if self._low is None else torch.autocast(self._device, dtype=self._low)
 
-    def _measure(self, model: Callable[..., Any], sets: Any) -> Values:
+    def _measure(self, model: Callable[..., Any]) -> Values:
         values: list[float] = []
-        for batches, items, shares in zip(self._task.sets, sets, self._shares, strict=True):
-            values += measure_set(model, items, shares, batches)
+        for items, shares, scorers in zip(self._sets, self._shares, self._scorers, strict=True):
+            loss, wrong, counted = 0.0, 0, 0
+            for pieces, share, score in zip(items, shares, scorers, strict=True):
+                value, errors = score(_output(model, pieces))
+                loss += share * value
+                if errors is not None:
+                    wrong, counted = wrong + errors[0], counted + errors[1]
+            values += (loss, wrong / counted if counted else _NAN)
         return tuple(values)
 
 
@@ -181,12 +193,16 @@ def measure_set(
     """The mean loss, and the share of targets told wrong (NaN where they are no classes); batches are in pieces."""
     loss, wrong, counted = 0.0, 0, 0
     for whole, pieces, share in zip(batches, items, shares, strict=True):
-        outputs = [piece.run(model) for piece in pieces]
-        output = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+        output = _output(model, pieces)
         loss += share * float(batches.loss(output, whole.targets))
         if (errors := count_errors(output, whole.targets)) is not None:
             wrong, counted = wrong + errors[0], counted + errors[1]
     return loss, wrong / counted if counted else _NAN
+
+
+def _output(model: Callable[..., Any], pieces: Sequence[Batch]) -> Any:
+    outputs = [piece.run(model) for piece in pieces]
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
 def recalibrate(norms: list[Any], model: Callable[..., Any], calibration: Sequence[Batch]) -> None:

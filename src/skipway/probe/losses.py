@@ -93,6 +93,35 @@ def count_errors(output: Any, targets: Any) -> tuple[int, int] | None:
     return int((logits.argmax(1) != targets).sum()) - ignored, targets.numel() - ignored
 
 
+def scorer(loss: Loss, targets: Any) -> Callable[[Any], tuple[float, tuple[int, int] | None]]:
+    """A function of outputs that gives the loss and, as `count_errors`, who is told wrong; for many outputs in turn.
+
+    What the targets alone decide is looked up once. The cross-entropy of a table (samples, classes) is computed with
+    the samples along the fast axis, where its logarithms take a fifth of the time; that changes the last digit.
+
+    >>> import torch; scorer(find_loss("cross_entropy"), torch.tensor([0, 1]))(torch.tensor([[99.0, 0.0], [9.0, 0.0]]))
+    (4.500061511993408, (1, 2))
+    """
+
+    def score(output: Any) -> tuple[float, tuple[int, int] | None]:
+        return float(loss(output, targets)), count_errors(output, targets)
+
+    if loss.function not in (_cross_entropy, F.cross_entropy) or not isinstance(targets, Tensor):
+        return score
+    if targets.ndim != 1 or targets.is_floating_point():
+        return score
+    row, ignored = targets[None], int((targets == _IGNORED).sum())
+    counted = len(targets) - ignored
+
+    def score_table(output: Any) -> tuple[float, tuple[int, int] | None]:
+        if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != len(targets):
+            return score(output)
+        value = F.cross_entropy(output.t()[None], row)
+        return value.item(), (int((output.argmax(1) != targets).sum()) - ignored, counted)
+
+    return score_table
+
+
 def _classes_second(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     shape, wanted = tuple(logits.shape), tuple(targets.shape)
     if len(wanted) + 1 == len(shape):
