@@ -114,13 +114,14 @@ class PlacedConnection(Connection):
 
         A ReLU keeps its output for the backward pass, and what came from the branch itself is the user's.
         """
-        received = self._fill("out", self.placement.out, self.site.check_value(value), fresh=False)
-        if received is value:
-            return received, fresh
+        value = self.site.check_value(value)
+        if not self.placement.out:
+            return value, fresh
+        received = self._fill("out", self.placement.out, value, fresh=False)
         return received, self.placement.out == ("norm",) and overwritable(self.part("norm_out"))
 
     def _finish(self, merged: Tensor, fresh: bool) -> Tensor:
-        return self._fill("after", self.placement.after, merged, fresh)
+        return self._fill("after", self.placement.after, merged, fresh) if self.placement.after else merged
 
     def _fill(self, slot: str, content: Slot, x: Tensor, fresh: bool) -> Tensor:
         """Apply what stands in a slot; `fresh` says that x may be overwritten."""

@@ -88,6 +88,13 @@ def overwritable(norm: nn.Module | None) -> bool:
     return type(norm) in _OVERWRITABLE
 
 
+def hands_on(module: nn.Module | None) -> bool:
+    """Whether a module gives back what it is given, and has no hook that watches it do so."""
+    return type(module) is nn.Identity and not (
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    )
+
+
 def spatial_mean(x: Tensor, dims: int) -> Tensor:
     """The mean of a map over its spatial axes, or of tokens `[n, t, c]` over t, keeping the axes."""
     axes = tuple(range(2, 2 + dims)) if dims else tuple(range(1, x.ndim - 1))

@@ -13,6 +13,7 @@ from skipway.connect.attention_gate import AttentionGate, AttentionGating
 from skipway.connect.connection import PlacedConnection
 from skipway.connect.drop import Dropper, StochasticDepth
 from skipway.connect.gates import Gate, SqueezeExcite
+from skipway.connect.layers import hands_on
 from skipway.connect.placement import Placement
 from skipway.connect.scales import Scale
 from skipway.connect.shortcuts import Part, Projection
@@ -139,6 +140,21 @@ class ResidualConnection(PlacedConnection):
 
     def leaves_out(self) -> bool:
         return self.drop is not None and self.drop.active and self.drop.drops_branch()
+
+    @property
+    def adds(self) -> bool:
+        """Whether to write to the stream is to add to it and nothing else."""
+        return (
+            self.scale is None
+            and self.shortcut_scale is None
+            and self.gate is None
+            and self.reweight is None
+            and (self.drop is None or not self.drop.active)
+            and not self.placement.out
+            and not self.placement.after
+            and self.skip.merge == "add"
+            and hands_on(self.part("shortcut"))
+        )
 
     def write(
         self, stream: Float[Tensor, "..."], value: Any, read: Float[Tensor, "..."] | None = None, fresh: bool = False

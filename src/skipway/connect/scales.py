@@ -95,10 +95,11 @@ class Scaling(nn.Module):
 
     def forward(self, x: Float[Tensor, "..."], fresh: bool = False) -> Float[Tensor, "..."]:
         """The product, in x itself if that is `fresh` and no backward pass will ask for it."""
-        if not isinstance(self.scale, Tensor):
-            return x.mul_(self.scale) if fresh else x * self.scale
+        scale = self.scale
+        if not isinstance(scale, Tensor):
+            return x.mul_(scale) if fresh else x * scale
         # In the value's own precision, so that autocast's bfloat16 is not widened by a float32 factor.
-        scale = self.scale.to(x.dtype)
+        scale = scale.to(x.dtype)
         factor = scale if self.channels is None else along_channels(scale, self.dims)
         return x.mul_(factor) if fresh and not torch.is_grad_enabled() else x * factor
 

@@ -38,10 +38,12 @@ class Standing:
             )
 
 
+_top_hooks: Any = torch._C._autograd._top_saved_tensors_default_hooks  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def _checkpoint_hooks() -> Any:
     """The hook of the innermost checkpoint around, if it is one that does not nest backward passes."""
-    autograd: Any = torch._C._autograd  # pyright: ignore[reportAttributeAccessIssue]
-    found = autograd._top_saved_tensors_default_hooks(True)
+    found = _top_hooks(True)
     return None if found is None or found[0].__module__ != "torch.utils.checkpoint" else found[0]
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from skipway.edit.merges import EditState
-from skipway.edit.meta import Spreading, to_meta, unrolled
+from skipway.edit.meta import Spreading, holds_meta, to_meta, unrolled
 from skipway.edit.windows import Turns
 from skipway.edit.wrappers import Wrapper
 from skipway.errors import SkipwayError
@@ -73,44 +73,55 @@ class Stub(Wrapper):
             return args[0] if keeps_statistics and args else self.run(*args, **kwargs)
         number = state.turns.get(self.path, 0)
         state.turns[self.path] = number + 1
-        flat, _ = tree_flatten((args, kwargs))
-        if number in self.entries or any(isinstance(item, Tensor) and item.is_meta for item in flat):
+        if number in self.entries or holds_meta(args) or holds_meta(kwargs.values()):
             return self.stand_ins(args, kwargs)
         return self.run(*args, **kwargs)
 
     def stand_ins(self, args: Any, kwargs: Any) -> Any:
         """What the module would give back for these arguments, as tensors without content."""
-        flat, layout = tree_flatten((args, kwargs))
-        described = tuple(
-            (item.shape, item.dtype, item.stride()) if isinstance(item, Tensor) else _plain(item) for item in flat
-        )
-        key = (described, str(layout), self.module.training, torch.is_autocast_enabled())
+        with torch._C.DisableTorchFunction():
+            # One tensor is by far the most common, and needs no taking apart.
+            if len(args) == 1 and not kwargs and isinstance(args[0], Tensor):
+                flat, form = list(args), ""
+            else:
+                flat, layout = tree_flatten((args, kwargs))
+                form = str(layout)
+            described = tuple(
+                (item.shape, item.dtype, item.stride()) if isinstance(item, Tensor) else _plain(item) for item in flat
+            )
+            key = (described, form, self.module.training, torch.is_autocast_enabled())
         try:
             known = self.known.get(key)
         except TypeError:
             key, known = None, None
         if known is None:
-            known = self._tried(flat, layout)
+            known = self._tried(args, kwargs)
             if key is not None:
                 self.known[key] = known
-        return tree_map(lambda item: item.detach() if isinstance(item, Tensor) else item, known)
+        with torch._C.DisableTorchFunction():
+            return known.detach() if isinstance(known, Tensor) else tree_map(_again, known)
 
-    def _tried(self, flat: list[Any], layout: Any) -> Any:
+    def _tried(self, args: Any, kwargs: Any) -> Any:
         """The shapes that the module gives: tried on the meta device, and where it does not run there, on zeros."""
         with torch.no_grad(), _kept(self.module):
             with suppress(Exception), Spreading():
-                args, kwargs = tree_unflatten([_content_free(item) for item in flat], layout)
-                return tree_map(to_meta, self.run(*args, **kwargs))
+                given, named = tree_map(_content_free, (args, kwargs))
+                return tree_map(to_meta, self.run(*given, **named))
             first = next((tensor for tensor in self.module.parameters()), None)
             device = "cpu" if first is None else first.device
-            args, kwargs = tree_unflatten([_zeros(item, device) for item in flat], layout)
+            given, named = tree_map(lambda item: _zeros(item, device), (args, kwargs))
             try:
-                return tree_map(to_meta, self.run(*args, **kwargs))
+                return tree_map(to_meta, self.run(*given, **named))
             except Exception as error:
                 raise SkipwayError(
                     f"{self.path} is in a branch that is not to be run, and the shape of its output could not be found "
                     f"out on zeros ({type(error).__name__}: {error})"
                 ) from error
+
+
+def _again(item: Any) -> Any:
+    """A tensor of its own for each call, which may be overwritten."""
+    return item.detach() if isinstance(item, Tensor) else item
 
 
 def _content_free(item: Any) -> Any:
@@ -148,6 +159,8 @@ class Reader(Wrapper):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self.turns is not None and not self.turns.now():
             return self.run(*args, **kwargs)
+        if len(args) == 1 and not kwargs and isinstance(args[0], Tensor):
+            return self.run(reading(self.state, args[0]))
         flat, layout = tree_flatten((args, kwargs))
         places = [place for place, item in enumerate(flat) if isinstance(item, Tensor)]
         for position in self.positions:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -203,6 +204,13 @@ class Writing:
     def __call__(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         state, connection = self.state, self.state.connection
         assert connection is not None
+        alone = self.place is not None and len(args) == 2 and not kwargs
+        if alone and not state.left_out and isinstance(connection, ResidualConnection) and connection.adds:
+            one, other = args
+            if one.shape == other.shape:
+                if state.read is not None:
+                    state.reset()
+                return function(one, other)
         given = args
         # An in-place merge wrote over its first operand. The connection may do so too, unless it needs what it reads
         # again in the backward pass: then it reads a copy.
@@ -308,6 +316,11 @@ def _axis(args: Any, kwargs: Any) -> int:
 @torch.compiler.assume_constant_result
 def _method_in_place(function: Any) -> bool:
     """Whether a call changes its first argument for those who do not look at what it returns, as `x.add_(y)` does."""
+    return _named_in_place(function)
+
+
+@cache
+def _named_in_place(function: Any) -> bool:
     name = getattr(function, "__name__", "").split(".")[0]
     return name.endswith("_") and not name.endswith("__")
 
@@ -319,7 +332,10 @@ def _written(function: Any, args: Any, result: Any, *given: Any) -> Any:
 
 def apart(result: Any, *given: Any) -> Any:
     """The result, copied if it is one of the tensors given: what follows may overwrite it."""
-    return result.clone() if any(result is item for item in given) else result
+    for item in given:
+        if result is item:
+            return result.clone()
+    return result
 
 
 def put(target: Tensor, result: Any, *given: Any) -> Any:

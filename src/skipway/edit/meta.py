@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -15,13 +16,29 @@ class Spreading(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        flat, layout = tree_flatten((args, kwargs))
-        if any(isinstance(item, Tensor) and item.is_meta for item in flat):
-            moves = getattr(func, "__name__", "") in _MOVES
+        # A tensor's attribute is that of the tensor, wherever it is.
+        name = getattr(func, "__name__", "")
+        if name != "__get__" and (holds_meta(args) or (kwargs and holds_meta(kwargs.values()))):
+            moves = name in _MOVES
+            flat, layout = tree_flatten((args, kwargs))
             args, kwargs = tree_unflatten([_stay(item) if moves else to_meta(item) for item in flat], layout)
-            if moves and func.__name__ != "to":
+            if moves and name != "to":
                 return args[0]
         return func(*args, **kwargs)
+
+
+def holds_meta(items: Iterable[Any]) -> bool:
+    """Whether one of these is a tensor on the meta device, or a list, tuple or dict that holds one."""
+    for item in items:
+        if isinstance(item, Tensor):
+            if item.is_meta:
+                return True
+        elif isinstance(item, (tuple, list)):
+            if holds_meta(item):
+                return True
+        elif isinstance(item, dict) and holds_meta(item.values()):
+            return True
+    return False
 
 
 _MOVES = ("to", "cpu", "cuda")

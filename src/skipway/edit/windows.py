@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Protocol, TypeAlias, runtime_checkable
@@ -26,61 +26,70 @@ class Target:
 
     place: Place
     patch: Patch
-    met: bool = False
 
 
 class Window(TorchFunctionMode):
-    """A mode that is on from the end of one call in a host to the start of the next, and meets operations there."""
+    """A mode that is on from the end of one call in a host to the start of the next, and meets operations there.
+
+    `targets` are by the name of the operation and the number of those of its name that come before it in the window;
+    `waiting` is how many of them are still to come.
+    """
 
     def __init__(self, host: HostState, layer: int) -> None:
         super().__init__()
         self.host, self.layer = host, layer
-        self.targets: list[Target] = []
+        self.targets: dict[tuple[str, int], Target] = {}
         self.names: set[str] = set()
         self.counts: dict[str, int] = {}
         self.seen: list[Any] = []
         self.busy = False
         self.waiting = 0
 
+    def add(self, target: Target) -> None:
+        """Meet one more operation."""
+        place = target.place
+        self.targets[place.operation, place.step] = target
+        self.names.add(place.operation)
+        self.waiting += 1
+        self.host.wanted[place.call] = self.host.wanted.get(place.call, 0) + 1
+
     def reset(self) -> None:
         """Forget what was met."""
         self.counts, self.seen = {}, []
         self.waiting = len(self.targets)
-        for target in self.targets:
-            target.met = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if not self.waiting:
             return func(*args, **kwargs)
+        host = self.host
         key = _key(func, args, kwargs)
-        if key not in self.names:
-            if not torch.compiler.is_compiling():
+        target = None
+        if key in self.names:
+            step = self.counts.get(key, 0)
+            self.counts[key] = step + 1
+            target = self.targets.get((key, step))
+        if target is None:
+            if not host.compiling:
                 self.seen.append(func)
             return func(*args, **kwargs)
-        step = self.counts.get(key, 0)
-        self.counts[key] = step + 1
-        for target in self.targets:
-            if target.place.step == step and target.place.operation == key:
-                if not torch.compiler.is_compiling():
-                    self.check(target.place)
-                    self.seen.append(func)
-                target.met = True
-                self.waiting -= 1
-                out = kwargs.pop("out", None)
-                self.busy = True
-                try:
-                    result = target.patch(func, args, kwargs)
-                finally:
-                    self.busy = False
-                return result if out is None else put(out, result)
-        if not torch.compiler.is_compiling():
+        if not host.compiling:
+            host.standing.check(target.place)
+            if target.place.passed:
+                self.check(target.place)
             self.seen.append(func)
-        return func(*args, **kwargs)
+        self.waiting -= 1
+        host.unmet -= 1
+        out = kwargs.pop("out", None) if kwargs else None
+        self.busy = True
+        try:
+            result = target.patch(func, args, kwargs)
+        finally:
+            self.busy = False
+        return result if out is None else put(out, result)
 
     def check(self, place: Place) -> None:
-        """Raise unless the operations that the trace has before this one were met in their order, to be run once."""
-        self.host.standing.check(place)
+        """Raise unless the operations that the trace has before this one were met in their order."""
         ran = [_name(func) for func in self.seen]
         waiting = iter(ran)
         for expected in place.passed:
@@ -92,37 +101,44 @@ class Window(TorchFunctionMode):
 
     def close(self) -> None:
         """Raise if an operation was not met."""
-        for target in self.targets:
-            if not target.met:
-                ran = ", ".join(name for name in map(_name, self.seen) if name) or "nothing"
-                raise SkipwayError(
-                    f"the model no longer runs as it was traced: expected {target.place}, and it ran {ran}: trace it "
-                    "again, in the mode (training or evaluation) and with the kind of inputs that it is used with"
-                )
+        if not self.waiting:
+            return
+        missing = next(
+            target for (name, step), target in self.targets.items() if self.counts.get(name, 0) <= step
+        )  # fmt: skip
+        ran = ", ".join(name for name in map(_name, self.seen) if name) or "nothing"
+        raise SkipwayError(
+            f"the model no longer runs as it was traced: expected {missing.place}, and it ran {ran}: trace it "
+            "again, in the mode (training or evaluation) and with the kind of inputs that it is used with"
+        )
 
 
 def _key(function: Any, args: Any, kwargs: dict[str, Any]) -> str:
     """The operation of a site, as `graph.sites` names it."""
-    name, inplace, position = _facts(function)
-    out = kwargs.get("out")
-    writes = inplace or kwargs.get("inplace") is True or (out is not None and any(item is out for item in args))
+    fresh, written, writes, position = _facts(function)
+    if kwargs:
+        out = kwargs.get("out")
+        writes = writes or kwargs.get("inplace") is True or (out is not None and any(item is out for item in args))
     if position is not None and len(args) > position:
         writes = args[position] is True
-    return f"{name}_" if writes and name else name
+    return written if writes else fresh
 
 
 # torch.compile cannot trace through the naming of functions, and need not: it is the same each time.
 @torch.compiler.assume_constant_result
-def _facts(function: Any) -> tuple[str, bool, int | None]:
-    known = _named(function)
-    return known.name, known.inplace, known.inplace_position
+def _facts(function: Any) -> tuple[str, str, bool, int | None]:
+    return _known(function)
+
+
+@cache
+def _known(function: Any) -> tuple[str, str, bool, int | None]:
+    """What a function's operation is called where it makes a new tensor, and where it writes to its first argument."""
+    known = named(function)
+    return known.name, known.name and f"{known.name}_", known.inplace, known.inplace_position
 
 
 def _name(function: Any) -> str:
-    return _named(function).name
-
-
-_named = cache(named)
+    return _known(function)[0]
 
 
 @dataclass
@@ -153,8 +169,9 @@ class Decision(Protocol):
 class HostState:
     """One host: its windows by call, and where it stands in the call that runs.
 
-    `decisions` say at the start of a call whether a way of a skip is left out in it; `unread` are the places in its
-    result of tensors that nothing reads when a way is left out.
+    `wanted` is how many operations are to be met in each call, `unmet` how many of them are still to come. `decisions`
+    say at the start of a call whether a way of a skip is left out in it; `unread` are the places in its result of
+    tensors that nothing reads when a way is left out.
     """
 
     path: str
@@ -162,12 +179,16 @@ class HostState:
     run: RunState
     opening: dict[tuple[int, str, int], list[Window]] = field(default_factory=dict)
     closing: dict[tuple[int, str, int], list[Window]] = field(default_factory=dict)
+    wanted: dict[int, int] = field(default_factory=dict)
     number: int = 0
     decisions: dict[int, list[Decision]] = field(default_factory=dict)
     unread: set[int] = field(default_factory=set)
     inside: bool = False
+    compiling: bool = False
+    unmet: int = 0
     turns: dict[str, int] = field(default_factory=dict)
     open: list[Window] = field(default_factory=list)
+    opened: list[Window] = field(default_factory=list)
     standing: Standing = field(default_factory=Standing)
 
     def decide(self) -> bool:
@@ -187,62 +208,59 @@ class HostState:
 
     def begin(self) -> None:
         """A call of the host begins."""
-        self.inside = True
-        self.turns = {}
-        if not torch.compiler.is_compiling():
+        self.inside, self.turns = True, {}
+        self.unmet = self.wanted.get(self.number, 0)
+        self.compiling = torch.compiler.is_compiling()
+        if not self.compiling:
             self.standing.begin()
-        self._open(self.opening.get((self.number, "", 0)))
-
-    def enter(self, path: str) -> int:
-        """A module that the host calls begins; gives the number of this call."""
-        number = self.turns.get(path, 0)
-        self.turns[path] = number + 1
-        for window in self.closing.get((self.number, path, number), ()):
-            window.close()
-            self._drop(window)
-        return number
-
-    def leave(self, path: str, number: int) -> None:
-        """A module that the host calls has ended."""
-        self._open(self.opening.get((self.number, path, number)))
+        for window in self.opening.get((self.number, "", 0), ()):
+            self.enter(window)
 
     def finish(self) -> None:
         """The host has ended well: everything must have been met."""
-        for window in self.open:
-            window.close()
-        for (call, _, _), windows in self.opening.items():
-            for window in windows if call == self.number else ():
-                if not all(target.met for target in window.targets):
+        if self.unmet:
+            for window in self.open:
+                window.close()
+            for (call, _, _), windows in self.opening.items():
+                for window in windows if call == self.number else ():
                     window.close()
 
     def end(self) -> None:
         """The host has ended, well or not."""
         while self.open:
-            self._drop(self.open[-1])
-        for windows in self.opening.values():
-            for window in windows:
-                window.reset()
-        for decision in self.decisions.get(self.number, ()):
-            decision.forget()
-        self.inside = False
-        self.turns = {}
+            self.leave(self.open[-1])
+        for window in self.opened:
+            window.reset()
+        if self.decisions:
+            for decision in self.decisions.get(self.number, ()):
+                decision.forget()
+        self.inside, self.compiling, self.turns, self.opened = False, False, {}, []
         if self.calls > 1:
             self.number += 1
 
-    def _open(self, windows: Sequence[Window] | None) -> None:
-        for window in windows or ():
-            window.reset()
-            # What was planned on the model as edited before stands beneath, where it meets what those edits run. A
-            # window that runs its patch is off the stack, and comes back on top of it.
-            above = [other for other in self.open if other.layer < window.layer]
-            standing = [other for other in above if not other.busy]
-            for _ in standing:
-                torch._C._pop_torch_function_stack()
-            for mode in (window, *standing):
-                torch._C._push_on_torch_function_stack(mode)
-            self.open = [*(other for other in self.open if other.layer >= window.layer), window, *above]
+    def enter(self, window: Window) -> None:
+        """Set a window on the stack of modes."""
+        self.opened.append(window)
+        if not self.open:
+            torch._C._push_on_torch_function_stack(window)
+            self.open = [window]
+            return
+        # What was planned on the model as edited before stands beneath, where it meets what those edits run. A window
+        # that runs its patch is off the stack, and comes back on top of it.
+        above = [other for other in self.open if other.layer < window.layer]
+        standing = [other for other in above if not other.busy]
+        for _ in standing:
+            torch._C._pop_torch_function_stack()
+        for mode in (window, *standing):
+            torch._C._push_on_torch_function_stack(mode)
+        self.open = [*(other for other in self.open if other.layer >= window.layer), window, *above]
 
-    def _drop(self, window: Window) -> None:
+    def leave(self, window: Window) -> None:
+        """Take a window off the stack of modes."""
+        if len(self.open) == 1:
+            torch._C._pop_torch_function_stack()
+            self.open = []
+            return
         above = []
         while True:
             mode = torch._C._pop_torch_function_stack()

@@ -60,14 +60,13 @@ class Wiring:
                 closing = (place.call, place.before.module, place.before.number)
                 state.closing.setdefault(closing, []).append(window)
                 self._watch(state, place.before.module)
-        for target in window.targets:
-            if target.place == place:
-                if not (isinstance(target.patch, Dropping) and isinstance(patch, Dropping)):
-                    raise SkipwayError(f"two edits would replace {place}: undo one of them")
-                target.patch.dropped |= patch.dropped
-                return
-        window.targets.append(Target(place, patch))
-        window.names.add(place.operation)
+        target = window.targets.get((place.operation, place.step))
+        if target is None:
+            window.add(Target(place, patch))
+        elif isinstance(target.patch, Dropping) and isinstance(patch, Dropping):
+            target.patch.dropped |= patch.dropped
+        else:
+            raise SkipwayError(f"two edits would replace {place}: undo one of them")
 
     def decide(self, trace: Trace, scope: Call, unneeded: set[int], decision: Decision) -> None:
         """Ask at the start of a call whether a way is left out in it, which makes some operations unneeded."""

@@ -74,11 +74,12 @@ class Host(Wrapper):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         state = self.state
         state.check_run()
-        if not state.decide() or unrolled():
+        if not (state.decisions and state.decide()) or unrolled():
             return self._watched(args, kwargs)
         with Spreading():
             result = self._watched(args, kwargs)
-        given = [item for item in tree_flatten(result)[0] if isinstance(item, Tensor)]
+        flat = (result,) if isinstance(result, Tensor) else tree_flatten(result)[0]
+        given = [item for item in flat if isinstance(item, Tensor)]
         if any(item.is_meta and place not in state.unread for place, item in enumerate(given)):
             raise SkipwayError(
                 f"{state.path or 'the model'} gives back something that the way left out would have made: trace the "
@@ -108,9 +109,15 @@ class Watch(Wrapper):
         state = self.state
         if not state.inside:
             return self.run(*args, **kwargs)
-        number = state.enter(self.path)
+        number = state.turns.get(self.path, 0)
+        state.turns[self.path] = number + 1
+        turn = (state.number, self.path, number)
+        for window in state.closing.get(turn, ()):
+            window.close()
+            state.leave(window)
         result = self.run(*args, **kwargs)
-        state.leave(self.path, number)
+        for window in state.opening.get(turn, ()):
+            state.enter(window)
         return result
 
 
