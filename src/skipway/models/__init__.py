@@ -4,6 +4,9 @@ from skipway.models.family import Family, Input
 from skipway.models.registry import Description, create, describe, example, find, names
 from skipway.models.resnet import ResNet, ResNetPlan
 from skipway.models.resnet_sizes import cifar_resnet, imagenet_resnet
+from skipway.models.unet import UNet
+from skipway.models.unet_plan import UNetPlan
+from skipway.models.unet_sizes import unet, unet_2015
 from skipway.models.weights import load_weights
 
 __all__ = [
@@ -12,6 +15,8 @@ __all__ = [
     "Input",
     "ResNet",
     "ResNetPlan",
+    "UNet",
+    "UNetPlan",
     "cifar_resnet",
     "create",
     "describe",
@@ -20,4 +25,6 @@ __all__ = [
     "imagenet_resnet",
     "load_weights",
     "names",
+    "unet",
+    "unet_2015",
 ]

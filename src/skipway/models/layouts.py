@@ -36,6 +36,18 @@ class Layout:
         return renamed if self.convert is None else self.convert(renamed)
 
 
+def _unbiased(state: State) -> State:
+    """Biases of convolutions that batch norms follow taken into the norms' means, which is the same function."""
+    converted = dict(state)
+    for name, bias in state.items():
+        if match := re.fullmatch(r"(.*double_conv\.)([03])\.bias", name):
+            mean = f"{match[1]}{int(match[2]) + 1}.running_mean"
+            if mean in state:
+                converted[mean] = state[mean] - bias
+                del converted[name]
+    return converted
+
+
 LAYOUTS = (
     Layout(
         "akamaster/pytorch_resnet_cifar10",
@@ -56,4 +68,5 @@ LAYOUTS = (
         ),
         padding="append",
     ),
+    Layout("milesial/Pytorch-UNet with biases before its norms", "inc.double_conv.0.bias", convert=_unbiased),
 )

@@ -119,7 +119,7 @@ class UNet(nn.Module):
         return (logits, *(head(map_) for head, map_ in zip(self.heads, reversed(lower[:-1]), strict=True)))
 
     def _descend(self, level: int, x: Tensor, decoded: list[Tensor]) -> Tensor:
-        """The decoder's map at a level from the encoder's; it joins those of the levels below, where heads read them."""
+        """The decoder's map at a level from the encoder's; it joins those of lower levels, where heads read them."""
         up, connection = self._up(level), self.connection(level)
         if connection.leaves_out():
             y = self._run(up.without, x, [self.plan.upsampled(size, level) for size in x.shape[2:]])
@@ -190,7 +190,8 @@ def _sizes(sizes: Sequence[int]) -> str:
 
 
 def _one_a_level(skip: str | Kind | Sequence[str | Kind], plan: UNetPlan) -> list[Kind]:
-    given = list(skip) if isinstance(skip, (list, tuple)) else [skip] * plan.levels
+    one_for_all = isinstance(skip, (str, Kind)) or not isinstance(skip, Sequence)
+    given = [skip] * plan.levels if one_for_all else list(skip)
     if len(given) != plan.levels:
         raise SkipwayError(
             f"skip= has {len(given)} entries for {plan.levels} levels: give one connection, or one a level from full "

@@ -201,11 +201,14 @@ def guess(state: State) -> str:
         convolutions = 3 if "layer1.0.conv3.weight" in state else 2
         plan = "-".join(map(str, blocks))
         return f"a ResNet-{sum(blocks) * convolutions + 2} (blocks {plan}){classes}"
+    if "outc.conv.weight" in state and any(name.startswith("down1.maxpool_conv.") for name in state):
+        levels = sum(bool(re.fullmatch(r"down\d+\.maxpool_conv\.1\.double_conv\.0\.weight", name)) for name in state)
+        way = "transposed convolutions" if "up1.up.weight" in state else "interpolation"
+        return f"a U-Net of {levels} levels with {way} for {len(state['outc.conv.weight'])} classes"
     marks = (
         ("features.denseblock", "a DenseNet"),
         ("blocks.0.attn", "a Vision Transformer in timm's layout"),
         ("encoder.layers.encoder_layer_0", "a Vision Transformer in torchvision's layout"),
-        ("down1.maxpool_conv", "a U-Net in milesial's layout"),
         ("features.0.", "a VGG or another sequential network"),
     )
     for mark, meaning in marks:
