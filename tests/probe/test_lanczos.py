@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from skipway.probe.lanczos import Ends, extreme_eigenvalues, quadrature, trace
+from skipway.probe.lanczos import Ends, extreme_eigenvalues, quadrature, random_vector, trace
 
 
 def matrix(spectrum: Any, seed: int = 0) -> Tensor:
@@ -76,6 +76,25 @@ class TestEnds:
         assert not found.top_converged.any()
         exact = np.linspace(0, 1, 300)
         assert np.abs(exact - found.top[0]).min() <= found.top_residuals[0]
+
+    @pytest.mark.parametrize("steps", [1, 6, 60])
+    def test_its_first_steps_are_a_quadrature(self, steps: int):
+        """With m nodes, moments of the spectrum under the first vector are exact up to order 2 m - 1."""
+        a = matrix(np.linspace(-1, 1, 200))
+        start = random_vector(a[0], torch.Generator().manual_seed(5))
+        found = extreme_eigenvalues(lambda v: a @ v, a[0], 1, 1, 1e-2, 4, torch.Generator().manual_seed(5), steps)
+        assert len(found.nodes) == steps
+        assert found.products == max(4, steps)
+        for order in range(min(2 * steps, 20)):
+            expected = float(start @ torch.linalg.matrix_power(a, order) @ start)
+            assert found.weights @ found.nodes**order == pytest.approx(expected, abs=1e-10)
+
+    def test_a_quadrature_of_a_space_that_is_spanned_earlier(self):
+        found = extreme_eigenvalues(
+            lambda v: 3 * v, torch.zeros(7).double(), 2, 0, 1e-6, 50, torch.Generator().manual_seed(0), 5
+        )
+        assert (found.nodes.tolist(), found.weights.tolist()) == ([pytest.approx(3)], [pytest.approx(1)])
+        assert found.top.tolist() == [pytest.approx(3)] * 2
 
     def test_single_precision(self):
         a = matrix([*np.linspace(-0.1, 0.1, 200), 1, 0.7]).float()

@@ -31,7 +31,7 @@ _ALONE = ("identity", "construction", "two_parameters")
 _NAMES = (*_OF_A_MODEL, *_ALONE)
 # A report compares networks; these compare weights of one.
 _REPORTED = tuple(name for name in _OF_A_MODEL if name not in ("trajectory", "barrier"))
-_CHOSEN = "gradients,responses,lesions,paths,landscape"
+_CHOSEN = "gradients,responses,lesions,paths,curvature,landscape"
 _SHOWN_ROWS = 30
 
 Data = Annotated[

@@ -20,7 +20,8 @@ class Ends:
     """The largest and the smallest eigenvalues that were found, each end from its extreme inwards.
 
     `residuals` are |A x - lambda x| for unit x: an eigenvalue lies that near to lambda. `converged` says that it is at
-    most the tolerance times the largest eigenvalue's size. `exact` says that the whole spectrum was found.
+    most the tolerance times the largest eigenvalue's size. `nodes` and `weights` are the quadrature, as of
+    `quadrature`, of the first steps that were asked for, or of fewer where they span an invariant space.
     """
 
     top: Float[np.ndarray, " top"]
@@ -31,6 +32,8 @@ class Ends:
     bottom_converged: Bool[np.ndarray, " bottom"]
     vectors: Tensor
     products: int
+    nodes: Float[np.ndarray, " m"]
+    weights: Float[np.ndarray, " m"]
 
 
 def random_vector(like: Tensor, generator: torch.Generator, signs: bool = False) -> Tensor:
@@ -44,16 +47,20 @@ def random_vector(like: Tensor, generator: torch.Generator, signs: bool = False)
 
 
 def extreme_eigenvalues(
-    product: Product, like: Tensor, top: int, bottom: int, tolerance: float, most: int, generator: torch.Generator
-) -> Ends:
+    product: Product, like: Tensor, top: int, bottom: int, tolerance: float, most: int, generator: torch.Generator,
+    steps: int = 0,
+) -> Ends:  # fmt: skip
     """Lanczos with full re-orthogonalisation and thick restarts (Wu & Simon 2000), for both ends at once.
 
-    A basis of at most 2 (top + bottom) + 30 vectors is kept; when it is full, the best Ritz vectors and the residual
-    start the next. Stops when all wanted values have converged, after `most` products, or with the whole space spanned.
+    A basis of at most 2 (top + bottom) + 30 vectors is kept, or of `steps`; when it is full, the best Ritz vectors and
+    the residual start the next. Stops when all wanted values have converged, after `most` products, or with the whole
+    space spanned, but not before `steps` products, which give a quadrature of the spectrum as well.
     """
     n = like.numel()
     wanted = min(top + bottom, n)
-    room = min(n, 2 * (top + bottom) + 30)
+    room = min(n, max(2 * (top + bottom) + 30, steps))
+    most = max(most, steps)
+    nodes, weights = np.zeros(0), np.zeros(0)
     basis = like.new_empty(room, n)
     projected = np.zeros((room, room))
     basis[0] = random_vector(like, generator)
@@ -72,12 +79,14 @@ def extreme_eigenvalues(
         coupling = float(w.norm())
         spanned = coupling <= _EXHAUSTED * max(scale, 1e-30)
         values, vectors = np.linalg.eigh(projected[:count, :count])
+        if not len(nodes) and (spanned or count >= steps):
+            nodes, weights = values, vectors[0] ** 2
         residuals = np.zeros(count) if spanned and count == n else np.abs(coupling * vectors[count - 1])
         picked = _ends(count, top, bottom)
         size = float(np.abs(values).max())
         settled = count >= wanted and bool((residuals[picked] <= tolerance * size).all())
         # A space closed under A holds only one eigenvector of each repeated eigenvalue: look outside it once.
-        if (settled and not spanned) or products >= most or count == n:
+        if (settled and not spanned and len(nodes)) or products >= most or count == n:
             break
         if spanned:
             if settled and coupling == 0.0 and size == 0.0:
@@ -102,7 +111,7 @@ def extreme_eigenvalues(
     passed = residuals <= tolerance * size
     return Ends(
         values[high], values[low], residuals[high], residuals[low], passed[high], passed[low],
-        rotation @ basis[:count], products,
+        rotation @ basis[:count], products, nodes, weights,
     )  # fmt: skip
 
 
