@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import os
@@ -18,12 +19,16 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def alternate(
-    runs: dict[str, Callable[[], Any]], rounds: int, warmup: int = 2, pause: float = 0.0
+    runs: dict[str, Callable[[], Any]],
+    rounds: int,
+    warmup: int = 2,
+    pause: float = 0.0,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Seconds of each run in each round; within a round all run once, and who goes first moves on by one a round.
 
     `pause` seconds lie before each: the threads of some runtimes go on turning for a while after a run, at the cost of
-    whoever comes next.
+    whoever comes next. With one thread, `clock=time.process_time` leaves out what other processes take.
     """
     names = list(runs)
     for _ in range(warmup):
@@ -37,12 +42,22 @@ def alternate(
             first = turn % len(names)
             for name in names[first:] + names[:first]:
                 time.sleep(pause)
-                start = time.perf_counter()
+                start = clock()
                 runs[name]()
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
     finally:
         gc.enable()
     return seconds
+
+
+def keep_memory() -> None:
+    """Have the C library keep what is freed, as it comes to in a long run; else whoever allocates in another pattern
+    than the run before it pays for pages that were given back, which is most of what is seen in short comparisons."""
+    if platform.libc_ver()[0] == "glibc":
+        library = ctypes.CDLL(None)
+        trim_threshold, top_pad, mmap_threshold = -1, -2, -3
+        for option, value in ((trim_threshold, 2**31 - 1), (top_pad, 2**28), (mmap_threshold, 2**25)):
+            library.mallopt(option, value)
 
 
 def ratio(ours: list[float], theirs: list[float]) -> dict[str, float]:

@@ -215,8 +215,8 @@ def measure(
     order = [name for name in parameters_of(graph.trace, range(len(graph.trace.operations))) if name in parameters]
     order += [name for name in parameters if name not in set(order)]
     numbers = _layer_numbers(graph.trace)
-    norms = np.array([_norm(found.get(name), zero=name in found) for name in order])
-    weights = np.array([_norm(parameters[name]) for name in order])
+    norms = _norms([found.get(name) for name in order], [name in found for name in order])
+    weights = _norms([parameters[name] for name in order])
     updates = _updates(parameters, found, order, norms, rate) / np.where(weights > 0, weights, np.nan)
     layers = np.array([numbers.get(name, -1) for name in order], dtype=np.int64)
     members = blocks(graph.trace)
@@ -270,13 +270,16 @@ def _added(total: Tensor | None, part: Tensor | None) -> Tensor | None:
     return total if part is None else part if total is None else total + part
 
 
-def _norm(tensor: Tensor | None, zero: bool = False) -> float:
-    if tensor is None:
-        return 0.0 if zero else float("nan")
-    values = tensor.detach()
-    values = values.coalesce().values() if values.is_sparse else values
-    norm = torch.linalg.vector_norm(values.float() if values.element_size() < 4 else values).item()
-    return norm if norm == norm else float("inf")
+def _norms(tensors: Sequence[Tensor | None], zero: Sequence[bool] | None = None) -> np.ndarray:
+    """The norm of each; for None 0 where `zero` says so, else NaN; infinite where one holds NaN."""
+    norms = np.array([0.0 if zero is not None and zero[place] else np.nan for place in range(len(tensors))])
+    there = [(place, tensor.detach()) for place, tensor in enumerate(tensors) if tensor is not None]
+    values = [tensor.coalesce().values() if tensor.is_sparse else tensor for _, tensor in there]
+    values = [tensor.float() if tensor.element_size() < 4 else tensor for tensor in values]
+    if values:
+        found = np.array([float(norm) for norm in torch._foreach_norm(values)])  # pyright: ignore[reportPrivateImportUsage]
+        norms[[place for place, _ in there]] = np.where(np.isnan(found), np.inf, found)
+    return norms
 
 
 def _updates(
@@ -302,7 +305,8 @@ def _updates(
         copied.grad = found.get(name)
     # A learning-rate scheduler puts a step of the original in the copy's place: the class's own is called.
     type(twin).step(twin)
-    steps = {name: _norm(copied.detach() - parameter.detach()) for name, parameter, copied in pairs}
+    moved = _norms([copied.detach() - parameter.detach() for _, parameter, copied in pairs])
+    steps = dict(zip((name for name, _, _ in pairs), moved, strict=True))
     return np.array([steps.get(name, np.nan) for name in order])
 
 

@@ -95,6 +95,9 @@ class Splitter(Follower):
 
             def arrive(gradient: Tensor) -> None:
                 source.arrived[group] = gradient
+                # As soon as all have come, so that autograd, which adds them up next, may write over the first.
+                if len(source.arrived) == len(source.aliases):
+                    self._settle(source)
 
             alias.register_hook(arrive)
         return source.aliases[group]
@@ -102,6 +105,8 @@ class Splitter(Follower):
     def _settle(self, source: _Source) -> None:
         """All ways have come back: add up what each of the skips asks for, and let the gradients go."""
         arrived, source.arrived = source.arrived, {}
+        if not arrived:
+            return
         with torch.no_grad():
             # Every gradient is read once for its own norm and once for each other one: sums follow from products.
             groups = list(arrived)
