@@ -32,7 +32,7 @@ SLIPS: dict[str, tuple[Callable[[], Any], str]] = {
     "unknown model": (lambda: sw.models.create("resnt50"), "no model 'resnt50'; did you mean 'resnet50'? allowed: "),
     "capitals": (lambda: sw.models.create("ResNet50"), "no model 'ResNet50'; did you mean 'resnet50'?"),
     "no depth": (lambda: sw.models.create("resnet"), "no model 'resnet'; did you mean 'resnet"),
-    "another family": (lambda: sw.models.create("vit16"), "no model 'vit16'; allowed: resnet18"),
+    "another family": (lambda: sw.models.create("perceptron"), "no model 'perceptron'; allowed: resnet18"),
     "number for a name": (lambda: wrong.create(50), "no model 50; allowed: resnet18"),
     "nothing for a name": (lambda: wrong.create(None), "no model None; allowed: resnet18"),
     "depth between two": (

@@ -1,4 +1,4 @@
-"""Depth, parameters and multiply-adds of every named ResNet are the published ones, to the last digit."""
+"""Depth, parameters and multiply-adds of every named model are the published ones, to the last digit."""
 
 from __future__ import annotations
 
@@ -48,15 +48,39 @@ def test_multiply_adds(name: str, billions: float) -> None:
     assert described.inputs == ((3, 224, 224),)
 
 
-@pytest.mark.parametrize("name", [name for name in sw.models.names() if not name.endswith(("1202", "1001"))])
-def test_a_name_tells_the_number_of_weight_layers(name: str) -> None:
+# How many weight layers the longest path has beside those in the name: a Wide ResNet's name counts its three projections
+# and not the classifier, a highway network's not the classifier, a small VGG has but one layer for a classifier.
+NAMED_DEPTHS = {
+    r"(?:pre|se_|wide_)?resnet(\d+)(?:_2)?": 0,
+    r"resnext(\d+)_\d+x\d+d": 0,
+    r"resnext-(\d+)-\d+x\d+": 0,
+    r"wrn-(\d+)-\d+": -2,
+    r"vgg(\d+)(?:_bn)?": 0,
+    r"vgg(\d+)(?:_bn)?-cifar": -2,
+    r"highway(?:-conv)?-(\d+)": 1,
+}
+
+
+def named_depths() -> list[tuple[str, int]]:
+    return [
+        (name, int(match[1]) + more)
+        for name in sw.models.names()
+        for pattern, more in NAMED_DEPTHS.items()
+        if (match := re.fullmatch(pattern, name)) and int(match[1]) < 1000
+    ]
+
+
+@pytest.mark.parametrize(("name", "depth"), named_depths())
+def test_a_name_tells_the_number_of_weight_layers(name: str, depth: int) -> None:
     """On the longest path: every convolution of stem and branches, and the classifier."""
     with torch.device("meta"):
-        plain = sw.models.create(name, skip="none")
-    assert isinstance(plain, sw.models.ResNet)
-    depth = int(name.removeprefix("pre").removeprefix("resnet"))
-    layers = [m for m in plain.modules() if isinstance(m, (torch.nn.Conv2d, torch.nn.Linear))]
-    assert len(layers) == plain.plan.depth == depth
+        plain: Any = sw.models.create(name, skip="none")
+    layers = [
+        module
+        for path, module in plain.named_modules()
+        if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear)) and ".se." not in path
+    ]
+    assert len(layers) == plain.depth == depth
 
 
 def test_describing_costs_no_memory_and_no_random_numbers() -> None:
@@ -73,10 +97,16 @@ def test_multiply_adds_by_hand() -> None:
     assert sw.models.describe("resnet8", width=4).multiply_adds == stem + stages + 16 * 10
 
 
+def test_no_name_is_of_two_families() -> None:
+    for name in sw.models.names():
+        family, settled = sw.models.find(name)
+        assert family.sizes[name] == settled
+
+
 def test_names() -> None:
     names = sw.models.names()
     assert len(names) == len(set(names))
-    assert all(re.fullmatch(r"(pre)?resnet\d+", name) for name in names)
+    assert all(re.fullmatch(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*", name) for name in names)
     assert {"resnet18", "resnet152", "resnet20", "resnet1202", "preresnet18", "preresnet164", "preresnet1001"} < set(
         names
     )

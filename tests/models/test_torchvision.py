@@ -93,7 +93,8 @@ def test_connections_initialise_their_own_parts(skip: str) -> None:
     """Their 1x1 convolutions keep torch's own uniform start, and a gate its bias, in any family."""
     model = sw.models.create("resnet20", skip)
     assert isinstance(model, sw.models.ResNet)
-    own = [m for block in model.blocks for m in block.connection.modules() if isinstance(m, nn.Conv2d)]
+    parts = [part for block in model.blocks for part in (block.connection, block.connection.part("reweight")) if part]
+    own = [m for part in parts for m in part.modules() if isinstance(m, nn.Conv2d)]
     assert own
     for convolution in own:
         assert convolution.weight.abs().max() <= convolution.in_channels**-0.5
@@ -119,4 +120,4 @@ def test_other_connections_keep_the_names_of_the_branches() -> None:
     for skip in ("rezero", "highway", "squeeze-excite", "stochastic-depth", "layerscale"):
         state = set(sw.models.create("resnet50", skip=skip, width=4).state_dict())
         assert published <= state
-        assert all(".connection." in name for name in state - published)
+        assert all(".connection." in name or ".se." in name for name in state - published)

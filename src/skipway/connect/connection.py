@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from skipway.connect.gates import SqueezeExcite
 from skipway.connect.layers import normalization, overwritable
 from skipway.connect.placement import Placement, Slot
 from skipway.connect.site import Site
@@ -88,12 +89,15 @@ class Kind(Protocol):
 class PlacedConnection(Connection):
     """A connection with norms and activations in the three slots of a `Placement`; alone it is the plain one.
 
-    y = after(out(F(before(x)))): the stream is what the last branch put out.
+    y = after(reweight(out(F(before(x))))): the stream is what the last branch put out.
     """
 
-    def __init__(self, site: Site, placement: Placement, out_channels: int) -> None:
+    def __init__(
+        self, site: Site, placement: Placement, out_channels: int, reweight: SqueezeExcite | None = None
+    ) -> None:
         super().__init__(out_channels)
         self.site, self.placement = site, placement
+        self.reweight = None if reweight is None else reweight.build(site)
         for slot, channels in (("before", site.in_channels), ("out", site.out_channels), ("after", out_channels)):
             if "norm" in getattr(placement, slot):
                 self.add_module(f"norm_{slot}", normalization(placement.norm, channels, site.dims))
@@ -110,15 +114,16 @@ class PlacedConnection(Connection):
         return self._finish(value, fresh)
 
     def _receive(self, value: Any, fresh: bool) -> tuple[Tensor, bool]:
-        """What the branch put out, behind the `out` slot, and whether it may be overwritten.
+        """What the branch put out, behind the `out` slot and reweighted, and whether it may be overwritten.
 
         A ReLU keeps its output for the backward pass, and what came from the branch itself is the user's.
         """
         value = self.site.check_value(value)
-        if not self.placement.out:
-            return value, fresh
-        received = self._fill("out", self.placement.out, value, fresh=False)
-        return received, self.placement.out == ("norm",) and overwritable(self.part("norm_out"))
+        if self.placement.out:
+            value = self._fill("out", self.placement.out, value, fresh=False)
+            fresh = self.placement.out == ("norm",) and overwritable(self.part("norm_out"))
+        reweight = self.part("reweight")
+        return (value, fresh) if reweight is None else (reweight(value), True)
 
     def _finish(self, merged: Tensor, fresh: bool) -> Tensor:
         return self._fill("after", self.placement.after, merged, fresh) if self.placement.after else merged

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from skipway.connect.layers import pointwise, spatial_mean
+from skipway.connect.layers import convolution, pointwise, spatial_mean
 from skipway.connect.site import Site
 from skipway.errors import SkipwayError, choose
 
@@ -19,7 +19,8 @@ class Gate:
     """y = g v + (1 - g) S(x), or y = v + (1 - g) S(x) with weighs="shortcut"; g = sigmoid(W r + bias).
 
     `reads` says what r is: the "stream" x or the "branch" output v; `pooled` takes r's mean over space first, so that
-    there is one g a channel. A negative bias starts near the shortcut.
+    there is one g a channel. `kernel` is how many positions a side W sees of a map; None is what the model family
+    publishes, else 1. A negative bias starts near the shortcut.
 
     >>> Gate(bias=-6.0, weighs="shortcut").pooled
     False
@@ -29,10 +30,19 @@ class Gate:
     weighs: Literal["both", "shortcut"] = "both"
     reads: Literal["stream", "branch"] = "stream"
     pooled: bool = False
+    kernel: int | None = None
 
     def __post_init__(self) -> None:
         choose("side that a gate weighs", self.weighs, ("both", "shortcut"))
         choose("source that a gate reads", self.reads, ("stream", "branch"))
+        if self.kernel is not None and (self.kernel < 1 or self.kernel % 2 == 0):
+            raise SkipwayError(f"a gate's kernel is an odd number of positions, not {self.kernel}")
+        if self.pooled and self.kernel not in (None, 1):
+            raise SkipwayError(f"a pooled gate sees one position, the mean, and no kernel of {self.kernel}: drop one")
+
+    def of_kernel(self, kernel: int) -> Gate:
+        """The same gate with that kernel, where its own was left open and it sees positions."""
+        return self if self.pooled or self.kernel is not None else replace(self, kernel=kernel)
 
     def build(self, site: Site) -> nn.Module:
         return Gating(self, site)
@@ -81,12 +91,15 @@ class Gating(nn.Module):
         super().__init__()
         self.gate, self.dims = gate, site.dims
         reads_stream = gate.reads == "stream"
-        self.weight = pointwise(
-            site.in_channels if reads_stream else site.out_channels,
-            site.out_channels,
-            site.dims,
-            stride=site.stride if reads_stream and not gate.pooled else 1,
-            bias=True,
+        channels = site.in_channels if reads_stream else site.out_channels
+        stride = site.stride if reads_stream and not gate.pooled else 1
+        kernel = 1 if gate.kernel is None else gate.kernel
+        if kernel > 1 and site.dims == 0:
+            raise SkipwayError(f"a gate's kernel of {kernel} is for maps, and tokens have no neighbours: leave it out")
+        self.weight = (
+            pointwise(channels, site.out_channels, site.dims, stride, bias=True)
+            if kernel == 1
+            else convolution(site.dims)(channels, site.out_channels, kernel, stride, padding=kernel // 2)
         )
         nn.init.constant_(self.weight.get_parameter("bias"), gate.bias)
 

@@ -42,7 +42,7 @@ def preset(name: str) -> Callable[[Callable[[], Kind]], Callable[[], Kind]]:
     ...     "y = F(x)."
     ...     return Plain()
     >>> resolve("doctest-only"), _PRESETS.pop("doctest-only") is _
-    (Plain(placement=None), True)
+    (Plain(placement=None, reweight=None), True)
     """
 
     def register(make: Callable[[], Kind]) -> Callable[[], Kind]:

@@ -38,21 +38,24 @@ def shown(given: object) -> str:
 
 @dataclass(frozen=True)
 class Plain:
-    """y = after(out(F(before(x)))): no skip at all, the counterpart that every skip is measured against.
+    """y = after(reweight(out(F(before(x))))): no skip at all, the counterpart that every skip is measured against.
 
-    `placement` None is what the model family publishes, or nothing around a branch of your own.
+    `placement` and `reweight` None are what the model family publishes, or nothing around a branch of your own.
 
     >>> Plain().build(Site(8, 8))
     PlacedConnection()
     """
 
     placement: Placement | str | None = None
+    reweight: SqueezeExcite | None = None
 
     def __post_init__(self) -> None:
         _placement(self.placement)
+        if self.reweight is not None and not isinstance(self.reweight, SqueezeExcite):
+            raise SkipwayError(f"reweight= takes a SqueezeExcite or None, not {shown(self.reweight)}")
 
     def build(self, site: Site) -> PlacedConnection:
-        return PlacedConnection(site, _placement(self.placement), site.out_channels)
+        return PlacedConnection(site, _placement(self.placement), site.out_channels, self.reweight)
 
 
 @dataclass(frozen=True)
@@ -122,11 +125,10 @@ class ResidualConnection(PlacedConnection):
     def __init__(self, skip: Residual, site: Site) -> None:
         joins = skip.merge == "concat"
         out_channels = site.in_channels + site.out_channels if joins else site.out_channels
-        super().__init__(site, _placement(skip.placement), out_channels)
+        super().__init__(site, _placement(skip.placement), out_channels, skip.reweight)
         carried = replace(site, out_channels=site.in_channels) if joins else site
         shortcut = Projection() if skip.shortcut is None else skip.shortcut
         self.skip = skip
-        self.reweight = None if skip.reweight is None else skip.reweight.build(site)
         self.scale = None if skip.scale is None else skip.scale.build(site)
         self.shortcut_scale = None if skip.shortcut_scale is None else skip.shortcut_scale.build(carried)
         attends = isinstance(skip.gate, AttentionGate)
@@ -148,7 +150,7 @@ class ResidualConnection(PlacedConnection):
             self.scale is None
             and self.shortcut_scale is None
             and self.gate is None
-            and self.reweight is None
+            and self.part("reweight") is None
             and (self.drop is None or not self.drop.active)
             and not self.placement.out
             and not self.placement.after
@@ -160,8 +162,6 @@ class ResidualConnection(PlacedConnection):
         self, stream: Float[Tensor, "..."], value: Any, read: Float[Tensor, "..."] | None = None, fresh: bool = False
     ) -> Float[Tensor, "..."]:
         value, fresh = self._receive(value, fresh)
-        if self.reweight is not None:
-            value, fresh = self.reweight(value), True
         if self.scale is not None:
             value, fresh = self.scale(value, fresh), True
         keep = None if self.drop is None or not self.drop.active else self.drop.keep(value)

@@ -13,11 +13,16 @@ from torch import Tensor, nn
 
 from skipway.connect import Kind
 from skipway.errors import choose
-from skipway.models import resnet_sizes, unet_sizes
+from skipway.models import highway_sizes, resnet_sizes, unet_sizes, vgg_sizes
 from skipway.models.family import Family
 from skipway.models.weights import load_weights
 
-FAMILIES: tuple[Family, ...] = (*resnet_sizes.FAMILIES, *unet_sizes.FAMILIES)
+FAMILIES: tuple[Family, ...] = (
+    *resnet_sizes.FAMILIES,
+    *vgg_sizes.FAMILIES,
+    *highway_sizes.FAMILIES,
+    *unet_sizes.FAMILIES,
+)
 
 
 @dataclass(frozen=True)
