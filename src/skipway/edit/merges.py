@@ -193,13 +193,13 @@ class Writing:
         """Whether the connection multiplies by numbers alone, so that no backward pass asks for what it read."""
         connection = self.state.connection
         assert connection is not None
-        if connection.placement.out or connection.placement.after:
+        if connection.placement.out or connection.placement.after or connection.part("reweight") is not None:
             return False
         if not isinstance(connection, ResidualConnection):
             return True
         skip = connection.skip
         learned = any(scale is not None and scale.learned for scale in (skip.scale, skip.shortcut_scale))
-        return skip.gate is None and skip.reweight is None and not learned
+        return skip.gate is None and not learned
 
     def __call__(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         state, connection = self.state, self.state.connection
