@@ -1,11 +1,20 @@
 """Build: the model families, each written once with its connection as an argument."""
 
+from skipway.models.attention import Attention, Cache
+from skipway.models.densenet import DenseNet, DenseNetPlan
+from skipway.models.densenet_sizes import cifar_densenet, imagenet_densenet
 from skipway.models.family import Family, Input
+from skipway.models.gpt import GPT
+from skipway.models.gpt_sizes import gpt
 from skipway.models.highway import HighwayNet, HighwayPlan
 from skipway.models.highway_sizes import convolutional_highway, highway
+from skipway.models.recipe import smoothed_loss, warm_up, warmup_rate
 from skipway.models.registry import Description, create, describe, example, find, names
 from skipway.models.resnet import ResNet, ResNetPlan
 from skipway.models.resnet_sizes import cifar_resnet, cifar_resnext, imagenet_resnet, wide_resnet
+from skipway.models.transformer import EncoderDecoder, Transformer
+from skipway.models.transformer_layers import Decoder, Encoder, LayerPlan
+from skipway.models.transformer_sizes import transformer
 from skipway.models.unet import UNet
 from skipway.models.unet_plan import UNetPlan
 from skipway.models.unet_sizes import unet, unet_2015
@@ -14,17 +23,28 @@ from skipway.models.vgg_sizes import cifar_vgg, imagenet_vgg
 from skipway.models.weights import load_weights
 
 __all__ = [
+    "GPT",
     "VGG",
+    "Attention",
+    "Cache",
+    "Decoder",
+    "DenseNet",
+    "DenseNetPlan",
     "Description",
+    "Encoder",
+    "EncoderDecoder",
     "Family",
     "HighwayNet",
     "HighwayPlan",
     "Input",
+    "LayerPlan",
     "ResNet",
     "ResNetPlan",
+    "Transformer",
     "UNet",
     "UNetPlan",
     "VGGPlan",
+    "cifar_densenet",
     "cifar_resnet",
     "cifar_resnext",
     "cifar_vgg",
@@ -33,12 +53,18 @@ __all__ = [
     "describe",
     "example",
     "find",
+    "gpt",
     "highway",
+    "imagenet_densenet",
     "imagenet_resnet",
     "imagenet_vgg",
     "load_weights",
     "names",
+    "smoothed_loss",
+    "transformer",
     "unet",
     "unet_2015",
+    "warm_up",
+    "warmup_rate",
     "wide_resnet",
 ]

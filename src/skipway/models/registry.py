@@ -13,7 +13,15 @@ from torch import Tensor, nn
 
 from skipway.connect import Kind
 from skipway.errors import choose
-from skipway.models import highway_sizes, resnet_sizes, unet_sizes, vgg_sizes
+from skipway.models import (
+    densenet_sizes,
+    gpt_sizes,
+    highway_sizes,
+    resnet_sizes,
+    transformer_sizes,
+    unet_sizes,
+    vgg_sizes,
+)
 from skipway.models.family import Family
 from skipway.models.weights import load_weights
 
@@ -21,7 +29,10 @@ FAMILIES: tuple[Family, ...] = (
     *resnet_sizes.FAMILIES,
     *vgg_sizes.FAMILIES,
     *highway_sizes.FAMILIES,
+    *gpt_sizes.FAMILIES,
+    *transformer_sizes.FAMILIES,
     *unet_sizes.FAMILIES,
+    *densenet_sizes.FAMILIES,
 )
 
 
