@@ -143,7 +143,7 @@ def test_folders_that_hold_no_data_set(tmp_path: Path):
     with pytest.raises(SkipwayError, match="holds no folders of images"):
         load_images(tmp_path)
     (tmp_path / "file").write_text("")
-    with pytest.raises(SkipwayError, match="is a file; a data set is a folder"):
+    with pytest.raises(SkipwayError, match="is a file; a data set is a parquet file, or a folder"):
         load_images(tmp_path / "file")
     _write(tmp_path / "lonely", 4)
     with pytest.raises(SkipwayError, match="has 1 class; telling classes apart needs 2"):

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from skipway.study import Images, Record, Study, load_images
-from skipway.study.loop import Batches, train_trial, weight_layers
+from skipway.study.loop import Loop, Order, Round
+from skipway.study.trial import train_trial, weight_layers
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def test_first_gradients_are_those_of_the_real_loss_on_the_first_batch(images: I
         raise Caught
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Caught):
-        patch.setattr("skipway.study.loop.TrialModule.training_step", lambda self, batch, index: catch(*batch))
+        patch.setattr(Loop, "training_step", lambda self, weighted, index: catch(*weighted[0]))
         build = Study.build
 
         def keep(self: Study, *arguments: Any, **options: Any) -> nn.Module:
@@ -116,15 +117,14 @@ def test_networks_of_one_seed_see_the_images_in_the_same_order(images: Images, t
     orders: list[list[list[int]]] = []
     study = _study(skip=["none", "stochastic-depth"])
     with pytest.MonkeyPatch.context() as patch:
-        iterate = Batches.__iter__
+        iterate = Round.__iter__
 
-        def spy(self: Batches):
-            for pixels, labels in iterate(self):
-                if len(self.labels) == 65 and self.size == 16:
-                    orders[-1].append(labels.tolist())
-                yield pixels, labels
+        def spy(self: Round):
+            for batch, weight in iterate(self):
+                orders[-1].append(batch[1].tolist())
+                yield batch, weight
 
-        patch.setattr(Batches, "__iter__", spy)
+        patch.setattr(Round, "__iter__", spy)
         for trial in range(2):
             orders.append([])
             _train(study, images, tmp_path / str(trial), trial)
@@ -147,14 +147,22 @@ def test_a_damaged_checkpoint_costs_nothing_but_its_epochs(images: Images, tmp_p
     assert _train(_study(), images, tmp_path).train_loss == expected.train_loss
 
 
-@pytest.mark.parametrize(("count", "size", "batches"), [(65, 16, 4), (66, 16, 5), (64, 16, 4), (5, 16, 1), (1, 16, 1)])
-def test_batches_cover_everything_but_a_last_single_image(count: int, size: int, batches: int):
-    labels = torch.arange(count)
-    made = Batches(torch.zeros(count, 1, 2, 2, dtype=torch.uint8), labels, size, lambda: torch.arange(count).flip(0))
-    seen = [labels.tolist() for _, labels in made]
-    assert len(made) == len(seen) == batches
-    left_out = count % size == 1 and count > 1
-    assert [label for batch in seen for label in batch] == list(range(count))[::-1][: count - left_out]
+@pytest.mark.parametrize(
+    ("count", "size", "pieces", "steps"),
+    [(65, 16, 1, 4), (66, 16, 1, 5), (64, 16, 1, 4), (5, 16, 1, 1), (1, 16, 1, 1), (67, 16, 2, 2), (68, 16, 2, 3)],
+)
+def test_steps_cover_everything_but_a_rest_too_small_to_share(count: int, size: int, pieces: int, steps: int):
+    order = Order(count, size, pieces, seed=0)
+    assert order.steps == steps
+    cut = [order.step(step)[0] for step in range(steps)]
+    assert all(len(step) == pieces for step in cut)
+    seen = [int(index) for step in cut for piece in step for index in piece]
+    left_out = count % (size * pieces) if steps * size * pieces < count else 0
+    assert len(seen) == len(set(seen)) == count - left_out
+    assert left_out < 2 * pieces
+    next_pass = [int(index) for step in range(steps, 2 * steps) for piece in order.step(step)[0] for index in piece]
+    assert len(next_pass) == len(seen)
+    assert count < 16 or next_pass != seen
 
 
 def test_weight_layers_stand_in_the_order_in_which_they_run():

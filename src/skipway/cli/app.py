@@ -11,6 +11,7 @@ import typer
 from skipway.cli.probe import probe, report
 from skipway.cli.see import doctor, trace
 from skipway.cli.study import study_app
+from skipway.cli.train import TRAIN, train
 from skipway.errors import SkipwayError
 
 app = typer.Typer(
@@ -27,6 +28,7 @@ app.command()(trace)
 app.command()(doctor)
 app.command()(probe)
 app.command()(report)
+app.command(help=TRAIN)(train)
 
 
 @app.command()

@@ -1,6 +1,6 @@
-"""The training loop of one trial: Lightning's, over tensors held whole, with a checkpoint at every epoch's end.
+"""The training loop: Lightning's, over batches that are functions of a seed, with a checkpoint after every round.
 
-This module imports lightning, which takes seconds: it is imported where a trial is trained, and nowhere else.
+This module imports lightning, which takes seconds: it is imported where a network is trained, and nowhere else.
 """
 
 from __future__ import annotations
@@ -14,166 +14,204 @@ import signal
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from skipway.study.data import Images
-from skipway.study.declaration import Study, Trial
-from skipway.study.determinism import derive, isolated, small_batch, versions
-from skipway.study.records import Record
+from skipway.study.determinism import derive
+from skipway.study.recipe import Recipe, make_optimizer, make_schedule
+from skipway.study.tasks.task import Batch, Batches, Task
 
-# Random streams of a trial: its weights, the order of its data, and what its layers draw while training.
-_WEIGHTS, _ORDER, _LAYERS = range(3)
-_EVALUATION_BATCH = 512
+# Random streams of a training: its weights, the order of its data, what its layers draw, and what its examples draw.
+WEIGHTS, ORDER, LAYERS, EXAMPLES = range(4)
 
 
 class Diverged(Exception):
     """The training loss stopped being finite."""
 
 
-class Batches:
-    """Batches of images and labels, in an order made anew whenever the iteration begins.
+class Order:
+    """Which examples each step sees: whole passes over the training set, each in an order of its own.
 
-    A last batch of a single image is left out: there may be nothing to normalise over in it.
+    A step's examples are cut into `pieces`, one for each process and each batch that is accumulated. What is left at a
+    pass's end is a step too, unless a piece of it would be a single example: there may be nothing to normalise over in
+    one.
+    """
+
+    def __init__(self, count: int, size: int, pieces: int, seed: int) -> None:
+        whole, rest = divmod(count, size * pieces)
+        self.count, self.step_size, self.pieces, self.seed = count, size * pieces, pieces, seed
+        self.steps = max(1, whole + (rest >= 2 * pieces))
+        self._pass = -1
+        self._order = self._seeds = torch.empty(0, dtype=torch.int64)
+
+    def step(self, number: int) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """The examples of a step, counted from the start of the training, and their seeds, in pieces."""
+        which, step = divmod(number, self.steps)
+        if which != self._pass:
+            self._order = torch.randperm(self.count, generator=self._generator(which, ORDER))
+            self._seeds = torch.randint(2**62, (self.count,), generator=self._generator(which, EXAMPLES))
+            self._pass = which
+        rows = slice(step * self.step_size, (step + 1) * self.step_size)
+        return self._order[rows].tensor_split(self.pieces), self._seeds[rows].tensor_split(self.pieces)
+
+    def _generator(self, which: int, stream: int) -> torch.Generator:
+        return torch.Generator().manual_seed(derive(self.seed, which, stream))
+
+
+class Round:
+    """The training batches of a round, as one process sees them, each with the weight of its loss."""
+
+    def __init__(self, loop: Loop) -> None:
+        self.loop = loop
+
+    def __len__(self) -> int:
+        loop = self.loop
+        first = loop.current_epoch * loop.every
+        return loop.recipe.accumulate * max(1, min(loop.every, loop.steps - first))
+
+    def __iter__(self) -> Iterator[tuple[Batch, float]]:
+        task, order, accumulate = self.loop.task, self.loop.order, self.loop.recipe.accumulate
+        first = self.loop.current_epoch * self.loop.every
+        for step in range(first, first + len(self) // accumulate):
+            pieces, seeds = order.step(step)
+            units = [task.units(piece) for piece in pieces]
+            for mine in range(self.loop.trainer.global_rank, len(pieces), self.loop.trainer.world_size):
+                # The mean of the pieces' losses, so weighted, is the loss of the whole step.
+                yield task.batch(pieces[mine], seeds[mine]), units[mine] * len(pieces) / sum(units)
+
+
+class Share:
+    """The batches of a part that one process measures, each with whether it counts.
+
+    A process to which none falls measures one that does not count, so that all have the same sums to add up.
+    """
+
+    def __init__(self, loop: Loop, batches: Batches) -> None:
+        self.loop, self.batches = loop, batches
+
+    def __len__(self) -> int:
+        return max(1, len(self._numbers))
+
+    def __iter__(self) -> Iterator[tuple[Batch, bool]]:
+        if not self._numbers:
+            yield self.batches[0], False
+        for number in self._numbers:
+            yield self.batches[number], True
+
+    @property
+    def _numbers(self) -> range:
+        return range(self.loop.trainer.global_rank, len(self.batches), self.loop.trainer.world_size)
+
+
+class Loop(LightningModule):
+    """A network in training for a task, for so many epochs or steps, measured after every round of `every` steps.
+
+    An epoch is a whole pass over the training set, and a round is one where `every` does not say otherwise.
+    `curves` holds the training loss of the steps, mean over a round, as "loss", the learning rate that the next step
+    has, and each metric of each part of the task as "part_metric".
     """
 
     def __init__(
-        self, images: UInt8[Tensor, "n c h w"], labels: Int64[Tensor, " n"], size: int, order: Callable[[], Tensor]
+        self,
+        network: nn.Module,
+        task: Task,
+        recipe: Recipe,
+        seed: int,
+        epochs: int | None = None,
+        steps: int | None = None,
+        every: int | None = None,
+        processes: int = 1,
     ) -> None:
-        self.images, self.labels, self.size, self.order = images, labels, size, order
-
-    def __len__(self) -> int:
-        count = len(self.labels)
-        return max(1, math.ceil(count / self.size) - (count % self.size == 1))
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        pieces = self.order().split(self.size)
-        for indices in pieces[: len(self)]:
-            yield self.images[indices], self.labels[indices]
-
-
-class TrialModule(LightningModule):
-    """A network in training, and what its record will hold."""
-
-    mean: Tensor
-    deviation: Tensor
-
-    def __init__(self, network: nn.Module, images: Images, study: Study, seed: int) -> None:
         super().__init__()
-        # Convolutions on a CPU are 1.1 to 1.3 times as fast with the channels last (measured: 8 x 8 and 32 x 32).
-        self.network = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        self.study, self.seed = study, seed
-        mean, deviation = images.statistics
-        self.register_buffer("mean", mean, persistent=False)
-        self.register_buffer("deviation", deviation, persistent=False)
-        self.layers = weight_layers(network, images.train_images[:2])
-        self.curves: dict[str, list[float]] = {
-            name: [] for name in ("train_error", "train_loss", "test_error", "test_loss")
-        }
-        self.gradients: dict[str, list[float]] = {"first": [], "last": []}
+        if recipe.channels_last:
+            network = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.network, self.task, self.recipe, self.seed = network, task, recipe, seed
+        self.order = Order(task.count, recipe.batch_size, recipe.accumulate * processes, seed)
+        self.steps = steps if steps is not None else (epochs or 1) * self.order.steps
+        self.every = min(every or self.order.steps, self.steps)
+        self.curves: dict[str, list[float]] = {}
         self.seconds = 0.0
         self._resumed_at = time.perf_counter()
-        self._sums = torch.zeros(2, 2)
-        count = len(images.train_labels)
-        generator = torch.Generator()
-        self.train_batches = Batches(
-            images.train_images,
-            images.train_labels,
-            study.batch_size,
-            lambda: torch.randperm(count, generator=generator.manual_seed(derive(seed, self.current_epoch, _ORDER))),
-        )
-        self.evaluation_batches = [
-            Batches(pixels, labels, _EVALUATION_BATCH, partial(torch.arange, len(labels)))
-            for pixels, labels in (
-                (images.train_images, images.train_labels),
-                (images.test_images, images.test_labels),
-            )
-        ]
-
-    def forward(self, pixels: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
-        normalised = (pixels.float() - self.mean) / self.deviation
-        return self.network(normalised.contiguous(memory_format=torch.channels_last))
-
-    def configure_optimizers(self) -> Any:
-        study = self.study
-        optimizer = torch.optim.SGD(
-            self.parameters(),
-            lr=study.learning_rate,
-            momentum=study.momentum,
-            weight_decay=study.weight_decay,
-            # Not fused: that fails where a branch left out of the first steps has no momentum yet (torch 2.13).
-            foreach=True,
-        )
-        # The momentum stays as declared: it is not cycled against the learning rate.
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, max_lr=study.learning_rate, total_steps=self.total_steps, cycle_momentum=False
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        self.place = "cpu"
+        self._losses: list[Tensor] = []
+        self.measured: dict[str, Batches] = task.parts()
+        self._sums: dict[str, dict[str, Tensor]] = {}
 
     @property
-    def total_steps(self) -> int:
-        return self.study.epochs * len(self.train_batches)
+    def rounds(self) -> int:
+        return math.ceil(self.steps / self.every)
+
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        if self.recipe.channels_last:
+            inputs = tuple(_channels_last(value) for value in inputs)
+        return self.network(*inputs, **named)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = make_optimizer(self.network, self.recipe)
+        schedule = make_schedule(optimizer, self.recipe, self.steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_fit_start(self) -> None:
+        self.place = str(self.device)
 
     def on_train_epoch_start(self) -> None:
-        torch.manual_seed(derive(self.seed, self.current_epoch, _LAYERS))
+        self._losses = []
+        # What layers draw must differ between processes, which see different examples.
+        process = (self.global_rank,) if self.global_rank else ()
+        torch.manual_seed(derive(self.seed, self.current_epoch, LAYERS, *process))
 
-    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Float[Tensor, ""]:
-        pixels, labels = batch
-        loss = F.cross_entropy(self(pixels), labels)
+    def training_step(self, weighted: tuple[Batch, float], index: int) -> Float[Tensor, ""]:
+        batch, weight = weighted
+        loss = self.task.loss(self, batch)
         if not torch.isfinite(loss):
             raise Diverged
-        return loss
-
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        if self.global_step == 0:
-            self.gradients["first"] = self._gradient_norms()
-        if self.global_step == self.total_steps - 1:
-            self.gradients["last"] = self._gradient_norms()
+        self._losses.append(weight * loss.detach())
+        return loss if weight == 1 else weight * loss
 
     def on_validation_epoch_start(self) -> None:
-        self._sums = torch.zeros(2, 2, device=self.device)
+        self._sums = {part: {} for part in self.measured}
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], index: int, dataloader_idx: int = 0) -> None:
-        pixels, labels = batch
-        logits = self(pixels)
-        wrong = (logits.argmax(dim=1) != labels).sum()
-        self._sums[dataloader_idx] += torch.stack((wrong, F.cross_entropy(logits, labels, reduction="sum")))
+    def validation_step(self, counted: tuple[Batch, bool], index: int, dataloader_idx: int = 0) -> None:
+        batch, counts = counted
+        sums = self._sums[list(self.measured)[dataloader_idx]]
+        for name, value in self.task.sums(self, batch).items():
+            value = value if counts else torch.zeros_like(value)
+            sums[name] = sums[name] + value if name in sums else value
 
     def on_validation_epoch_end(self) -> None:
-        for part, sums, batches in zip(("train", "test"), self._sums.tolist(), self.evaluation_batches, strict=True):
-            count = len(batches.labels)
-            self.curves[f"{part}_error"].append(sums[0] / count)
-            self.curves[f"{part}_loss"].append(sums[1] / count)
+        measured = {"loss": float(self._over_processes(torch.stack(self._losses).mean(), "mean"))}
+        measured["learning_rate"] = float(self.trainer.optimizers[0].param_groups[0]["lr"])
+        for part, sums in self._sums.items():
+            whole = {name: self._over_processes(value, "sum") for name, value in sums.items()}
+            measured |= {f"{part}_{name}": value for name, value in self.task.metrics(whole).items()}
+        for name, value in measured.items():
+            self.curves.setdefault(name, []).append(value)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         now = time.perf_counter()
         self.seconds += now - self._resumed_at
         self._resumed_at = now
-        checkpoint["trial"] = {"curves": self.curves, "gradients": self.gradients, "seconds": self.seconds}
+        checkpoint["curves"] = {"curves": self.curves, "seconds": self.seconds}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        kept = checkpoint["trial"]
-        self.curves, self.gradients, self.seconds = kept["curves"], kept["gradients"], kept["seconds"]
+        kept = checkpoint["curves"]
+        self.curves, self.seconds = kept["curves"], kept["seconds"]
         self._resumed_at = time.perf_counter()
 
-    def _gradient_norms(self) -> list[float]:
-        weights = [layer.weight for layer in self.layers.values()]
-        # A branch that stochastic depth left out of this step has no gradient: its share of the loss is none.
-        return [0.0 if weight.grad is None else float(weight.grad.norm()) for weight in weights]
+    def _over_processes(self, value: Tensor, how: str) -> Tensor:
+        return self.trainer.strategy.reduce(value, reduce_op=how)  # pyright: ignore[reportReturnType]
 
 
-class EpochEnd(Callback):
-    """Keeps a checkpoint of the last whole epoch, and tells how far the trial is."""
+class RoundEnd(Callback):
+    """Keeps a checkpoint of the last whole round, and tells how far the training is."""
 
-    def __init__(self, checkpoint: Path, total_steps: int, tell: Callable[[int, float], None]) -> None:
-        self.checkpoint, self.total_steps, self.tell = checkpoint, total_steps, tell
+    def __init__(self, checkpoint: Path, steps: int, tell: Callable[[int, float], None]) -> None:
+        self.checkpoint, self.steps, self.tell = checkpoint, steps, tell
         self.interrupted = False
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -182,63 +220,38 @@ class EpochEnd(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.tell(trainer.current_epoch, trainer.global_step / self.total_steps)
+        self.tell(trainer.current_epoch, trainer.global_step / self.steps)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         fresh = self.checkpoint.with_suffix(".new")
         try:
             trainer.save_checkpoint(fresh)
-            os.replace(fresh, self.checkpoint)
+            if trainer.is_global_zero:
+                os.replace(fresh, self.checkpoint)
         finally:
-            fresh.unlink(missing_ok=True)
+            if trainer.is_global_zero:
+                fresh.unlink(missing_ok=True)
 
 
-def weight_layers(network: nn.Module, pixels: UInt8[Tensor, "n c h w"]) -> dict[str, Any]:
-    """The layers that carry weight matrices or kernels, by name, in the order in which they first run."""
-    names = {
-        module: name
-        for name, module in network.named_modules()
-        if isinstance(weight := getattr(module, "weight", None), nn.Parameter) and weight.ndim > 1
-    }
-    ran: dict[str, Any] = {}
-    hooks = [
-        module.register_forward_pre_hook(lambda module, _: ran.setdefault(names[module], module) and None)
-        for module in names
-    ]
-    training = network.training
-    try:
-        with torch.no_grad():
-            network.eval()(pixels.float())
-    finally:
-        network.train(training)
-        for hook in hooks:
-            hook.remove()
-    return ran
+def fit(loop: Loop, checkpoint: Path, tell: Callable[[int, float], None], *callbacks: Callback, **options: Any) -> None:
+    """Train a network to the end, from its checkpoint where there is one that can be read.
 
-
-def train_trial(
-    study: Study,
-    trial: Trial,
-    trial_id: str,
-    images: Images,
-    checkpoint: Path,
-    tell: Callable[[int, float], None],
-) -> Record:
-    """Train one trial, from its checkpoint where there is one that can be read, and return its record.
-
-    `tell` is called at every step with the epoch and the share of the trial that is done. Ctrl-C comes out as
-    KeyboardInterrupt, and the checkpoint of the last whole epoch stays.
+    `tell` is called at every step with the round and the share of the training that is done. Raises Diverged where the
+    loss stops being finite; Ctrl-C comes out as KeyboardInterrupt, and the checkpoint of the last whole round stays.
     """
-    with isolated(small_batch(study.batch_size, images.size)), _quiet_lightning():
-        torch.manual_seed(derive(trial.seed, 0, _WEIGHTS))
-        network = study.build(trial.variant, len(images.classes), images.channels)
-        module = TrialModule(network, images, study, trial.seed)
-        epoch_end = EpochEnd(checkpoint, module.total_steps, tell)
+    on_interrupt = signal.getsignal(signal.SIGINT)
+    round_end = RoundEnd(checkpoint, loop.steps, tell)
+    # Those of the caller see a round before it is kept, so that what they hold of it is kept too.
+    with _quiet_lightning():
         trainer = Trainer(
-            max_epochs=study.epochs,
-            devices=1,
-            logger=False,
-            callbacks=[epoch_end],
+            **{"devices": 1, "logger": False, **options},
+            max_epochs=loop.rounds,
+            callbacks=[*callbacks, round_end],
+            accumulate_grad_batches=loop.recipe.accumulate,
+            gradient_clip_val=loop.recipe.clip,
+            precision="bf16-mixed" if loop.recipe.precision == "bf16" else "32-true",
+            # A last round may be shorter.
+            reload_dataloaders_every_n_epochs=int(loop.steps % loop.every > 0),
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -246,62 +259,37 @@ def train_trial(
             use_distributed_sampler=False,
             default_root_dir=checkpoint.parent,
         )
-        diverged = None
         try:
-            _fit(trainer, module, epoch_end)
-        except Diverged:
-            diverged = {"epoch": module.current_epoch + 1, "step": module.global_step + 1}
-        return Record(
-            id=trial_id,
-            model=trial.variant.model,
-            depth=trial.variant.depth,
-            skip=trial.variant.label,
-            connection=repr(trial.variant.connection),
-            seed=trial.seed,
-            diverged=diverged,
-            train_error=_finite(module.curves["train_error"]),
-            train_loss=_finite(module.curves["train_loss"]),
-            test_error=_finite(module.curves["test_error"]),
-            test_loss=_finite(module.curves["test_loss"]),
-            layers=list(module.layers),
-            first_gradients=_finite(module.gradients["first"]),
-            last_gradients=_finite(module.gradients["last"]),
-            parameters=sum(parameter.numel() for parameter in network.parameters()),
-            seconds=round(module.seconds, 3),
-            recipe=study.recipe(),
-            data=images.facts(),
-            versions=versions(str(trainer.strategy.root_device)),
-        )
+            trainer.fit(
+                loop,
+                train_dataloaders=Round(loop),
+                val_dataloaders=[Share(loop, batches) for batches in loop.measured.values()],
+                ckpt_path=str(checkpoint) if readable(checkpoint) else None,
+            )
+        except SystemExit:
+            # Lightning answers Ctrl-C by leaving the process, deaf to any further one: others have to tidy up first.
+            if not round_end.interrupted:
+                raise
+            signal.signal(signal.SIGINT, on_interrupt)
+            raise KeyboardInterrupt from None
 
 
-def _fit(trainer: Trainer, module: TrialModule, epoch_end: EpochEnd) -> None:
-    on_interrupt = signal.getsignal(signal.SIGINT)
-    checkpoint = epoch_end.checkpoint
+def readable(checkpoint: Path) -> bool:
+    """Whether a file is a checkpoint of this loop.
+
+    A checkpoint is an interim state: one that cannot be read costs the rounds it stood for, and nothing finished.
+    """
     try:
-        trainer.fit(
-            module,
-            train_dataloaders=module.train_batches,
-            val_dataloaders=module.evaluation_batches,
-            ckpt_path=str(checkpoint) if _readable(checkpoint) else None,
-        )
-    except SystemExit:
-        # Lightning answers Ctrl-C by leaving the process, deaf to any further one: here others have to tidy up first.
-        if not epoch_end.interrupted:
-            raise
-        signal.signal(signal.SIGINT, on_interrupt)
-        raise KeyboardInterrupt from None
-
-
-def _finite(values: list[float]) -> list[float | None]:
-    return [value if math.isfinite(value) else None for value in values]
-
-
-def _readable(checkpoint: Path) -> bool:
-    # A checkpoint is an interim state: one that cannot be read costs the epochs it stood for, and nothing finished.
-    try:
-        return "trial" in torch.load(checkpoint, map_location="cpu", weights_only=True)
+        return "curves" in torch.load(checkpoint, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError):
         return False
+
+
+def _channels_last(value: Any) -> Any:
+    if isinstance(value, Tensor) and value.ndim in (4, 5) and value.is_floating_point():
+        form = torch.channels_last if value.ndim == 4 else torch.channels_last_3d
+        return value.contiguous(memory_format=form)
+    return value
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import TracebackType
 
 from rich.console import Console
@@ -9,6 +10,22 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from skipway.study.declaration import Trial
 from skipway.study.records import Record
+
+
+def make_bar(console: Console) -> Progress:
+    """A bar that is gone when it has ended, on a terminal that is not quiet."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+        TextColumn("so far,"),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+        console=console,
+        transient=True,
+        disable=console.quiet or not console.is_terminal,
+    )
 
 
 class StudyProgress:
@@ -24,18 +41,7 @@ class StudyProgress:
         self._done = [0.0] * len(trials)
         # On stderr, so that what a study answers can be piped.
         self._console = Console(stderr=True, quiet=quiet, highlight=False)
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            TextColumn("{task.percentage:>3.0f} %"),
-            TimeElapsedColumn(),
-            TextColumn("so far,"),
-            TimeRemainingColumn(),
-            TextColumn("left"),
-            console=self._console,
-            transient=True,
-            disable=quiet or not self._console.is_terminal,
-        )
+        self._bar = make_bar(self._console)
         self._task = self._bar.add_task("starting", total=sum(trial.variant.depth for trial in trials))
 
     def __enter__(self) -> StudyProgress:
@@ -77,3 +83,34 @@ class StudyProgress:
         self._bar.update(
             self._task, completed=sum(self._done), description=f"trial {current} of {len(self._trials)}: {doing}"
         )
+
+
+class TrainingProgress:
+    """A bar over the steps of one training, and a line for each round."""
+
+    def __init__(self, rounds: int, quiet: bool) -> None:
+        self._rounds = rounds
+        self._console = Console(stderr=True, quiet=quiet, highlight=False)
+        self._bar = make_bar(self._console)
+        self._task = self._bar.add_task("starting", total=1.0)
+
+    def __enter__(self) -> TrainingProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def step(self, number: int, share: float) -> None:
+        """Tell that the training is in round `number`, counted from 0, and that a `share` of it is done."""
+        current = min(number + 1, self._rounds)
+        self._bar.update(self._task, completed=share, description=f"round {current} of {self._rounds}")
+
+    def end(self, number: int, measured: Mapping[str, float], best: bool) -> None:
+        """Tell what was measured after round `number`, counted from 1, and whether it is the best so far."""
+        numbers = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in measured.items())
+        count = str(self._rounds)
+        star = " (best so far)" if best else ""
+        self._console.print(f"[{number:>{len(count)}}/{count}] {numbers}{star}", soft_wrap=True, markup=False)

@@ -72,7 +72,7 @@ def train_and_keep(
     study: Study, trial: Trial, trial_id: str, images: Images, folder: Path, tell: Callable[[int, float], None]
 ) -> Record:
     """Train one trial, write its record, and remove the checkpoint that it no longer needs."""
-    from skipway.study.loop import train_trial
+    from skipway.study.trial import train_trial
 
     checkpoint = folder / UNFINISHED / f"{trial_id}.ckpt"
     with storage(folder):

@@ -16,7 +16,7 @@ from torch import Tensor
 from skipway.errors import SkipwayError
 from skipway.study.data import Images, pick, split
 
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 _TEST_NAMES = ("test", "validation", "valid", "val")
 _IMAGE_COLUMNS = ("img", "image")
 _LABEL_COLUMNS = ("label", "labels", "fine_label")
@@ -39,11 +39,13 @@ def read_source(source: str | Path, samples: int | None, image_size: int | None)
     """Images of a folder, or of the Hub where no such folder exists."""
     folder = Path(source).expanduser()
     name = str(source)
-    if folder.is_dir():
+    if folder.suffix == ".parquet" and folder.is_file():
+        train, test, classes = _read_parquet({"train": [str(folder)]}, name)
+    elif folder.is_dir():
         parquet = _parquet_files(folder)
         train, test, classes = _read_parquet(parquet, name) if parquet else _read_folders(folder, name)
     elif folder.exists():
-        raise SkipwayError(f"'{name}' is a file; a data set is a folder that holds {_LAYOUTS}")
+        raise SkipwayError(f"'{name}' is a file; a data set is a parquet file, or a folder that holds {_LAYOUTS}")
     else:
         train, test, classes = _read_hub(name)
     _check_labels(train, test, classes, name)
@@ -66,9 +68,7 @@ def read_source(source: str | Path, samples: int | None, image_size: int | None)
 
 def _parquet_files(folder: Path) -> dict[str, list[str]]:
     for place in (folder, folder / "data"):
-        found = {
-            part: sorted(str(path) for path in place.glob(f"{part}*.parquet")) for part in ("train", *_TEST_NAMES)
-        }
+        found = {part: sorted(str(path) for path in place.glob(f"{part}*.parquet")) for part in ("train", *_TEST_NAMES)}
         if found["train"]:
             return {part: files for part, files in found.items() if files}
     if stray := sorted(folder.rglob("*.parquet")):
@@ -86,7 +86,7 @@ def _read_parquet(files: dict[str, list[str]], name: str) -> tuple[Rows, Rows | 
     except SkipwayError:
         raise
     except Exception as error:
-        raise SkipwayError(f"cannot read the parquet files of '{name}': {_first_line(error)}") from error
+        raise SkipwayError(f"cannot read the parquet files of '{name}': {first_line(error)}") from error
 
 
 def _read_hub(name: str) -> tuple[Rows, Rows | None, tuple[str, ...]]:
@@ -98,7 +98,7 @@ def _read_hub(name: str) -> tuple[Rows, Rows | None, tuple[str, ...]]:
         raise
     except Exception as error:
         raise SkipwayError(
-            f"there is no folder '{name}', and the Hugging Face Hub gave no such data set: {_first_line(error)}"
+            f"there is no folder '{name}', and the Hugging Face Hub gave no such data set: {first_line(error)}"
         ) from error
 
 
@@ -158,7 +158,7 @@ def _read_folders(folder: Path, name: str) -> tuple[Rows, Rows | None, tuple[str
 
 def _walk(folder: Path, classes: tuple[str, ...] | None, name: str) -> tuple[Rows, tuple[str, ...]]:
     found = {
-        path.name: sorted(file for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES)
+        path.name: sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
         for path in sorted(folder.iterdir())
         if path.is_dir() and not path.name.startswith(".")
     }
@@ -201,7 +201,7 @@ def _decode(encoded: list[bytes | Path], name: str, image_size: int | None) -> U
                 pixels = whole.convert("L" if image.mode in ("1", "L") else "RGB")
         except (OSError, Image.DecompressionBombError) as error:
             which = f"'{item}'" if isinstance(item, Path) else f"image {len(arrays)}"
-            raise SkipwayError(f"{name}: {which} cannot be read as an image: {_first_line(error)}") from error
+            raise SkipwayError(f"{name}: {which} cannot be read as an image: {first_line(error)}") from error
         if image_size is not None:
             pixels = ImageOps.fit(pixels, (image_size, image_size))
         arrays.append(np.asarray(pixels))
@@ -218,5 +218,5 @@ def _decode(encoded: list[bytes | Path], name: str, image_size: int | None) -> U
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,43 @@
+"""What a training writes down after every round, on the one process that writes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from skipway.study.loop import Loop
+from skipway.study.progress import TrainingProgress
+from skipway.study.run_folder import RunFolder
+from skipway.study.training import best_of
+
+_LOGGED_STEPS = 10
+
+
+class Keeper(Callback):
+    """Keeps the best weights, the history and the curve of a training, and tells of each round."""
+
+    def __init__(self, run: RunFolder, loop: Loop, progress: TrainingProgress, title: str) -> None:
+        self.run, self.loop, self.progress, self.title = run, loop, progress, title
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.logger is not None and batch_idx % _LOGGED_STEPS == 0:
+            trainer.logger.log_metrics({"step_loss": float(outputs["loss"])}, trainer.global_step)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        curves, (judge, end) = self.loop.curves, self.loop.task.judge
+        rounds = len(curves["loss"])
+        best = best_of(curves[judge], end) == rounds
+        if best:
+            self.run.write_weights(self.run.best, self.loop.network.state_dict())
+        self.run.write_history(curves)
+        self.run.draw(curves, judge, self.title)
+        measured = {name: values[-1] for name, values in curves.items()}
+        if trainer.logger is not None:
+            trainer.logger.log_metrics(measured, trainer.global_step)
+        shown = {name: value for name, value in measured.items() if name in ("loss", judge, "validation_loss")}
+        self.progress.end(rounds, shown, best)

@@ -1,0 +1,1 @@
+"""What networks are trained for: classes of images, masks, texts, translations."""

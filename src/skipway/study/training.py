@@ -1,0 +1,317 @@
+"""`train`: one network, trained on whatever the data are, in a folder that keeps everything."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import nn
+
+from skipway.connect import Kind
+from skipway.connect.drop import Dropper
+from skipway.errors import SkipwayError, choose, missing_extra
+from skipway.study.building import build_network, read_skip, written_skip
+from skipway.study.determinism import derive, isolated, small_batch, versions
+from skipway.study.problems import DataChoice, Problem, open_problem
+from skipway.study.progress import TrainingProgress
+from skipway.study.recipe import Recipe, check_whole
+from skipway.study.records import storage, write_json
+from skipway.study.run_folder import FORMAT, RunFolder
+from skipway.study.tasks.classification import Classification
+from skipway.study.tasks.task import Task
+
+if TYPE_CHECKING:
+    import pandas
+
+    from skipway.study.loop import Loop
+
+LOGGERS = ("csv", "tensorboard")
+_RATES = {"sgd": 0.1, "adamw": 1e-3}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training gave: its curves by round, its best round counted from 1, and what it wrote at the end."""
+
+    folder: Path
+    kind: str
+    judge: str
+    best_round: int
+    curves: Mapping[str, Sequence[float]]
+    samples: Sequence[str]
+    parameters: int
+    seconds: float
+
+    @property
+    def best(self) -> dict[str, float]:
+        """Every metric after the best round, whose weights are in best.pt."""
+        return {name: values[self.best_round - 1] for name, values in self.curves.items()}
+
+    @property
+    def last(self) -> dict[str, float]:
+        """Every metric after the last round, whose weights are in last.pt."""
+        return {name: values[-1] for name, values in self.curves.items()}
+
+    def table(self) -> pandas.DataFrame:
+        """A row a round."""
+        import pandas
+
+        rounds = pandas.RangeIndex(1, len(next(iter(self.curves.values()))) + 1, name="round")
+        return pandas.DataFrame(dict(self.curves), index=rounds)
+
+    def network(self, which: Literal["best", "last"] = "best") -> nn.Module:
+        """The trained network, in evaluation mode."""
+        return load_network(RunFolder(self.folder), which)
+
+
+def train(
+    model: str,
+    data: str | Path = "digits",
+    *,
+    skip: str | Kind | Sequence[str | Kind] | None = None,
+    options: Mapping[str, Any] | None = None,
+    epochs: int | None = None,
+    steps: int | None = None,
+    every: int | None = None,
+    batch_size: int | None = None,
+    accumulate: int = 1,
+    learning_rate: float | None = None,
+    optimizer: Literal["sgd", "adamw"] | None = None,
+    schedule: Literal["one-cycle", "cosine", "inverse-root", "constant"] | None = None,
+    warm_up: int | None = None,
+    weight_decay: float | None = None,
+    clip: float | None = None,
+    precision: Literal["32", "bf16"] = "32",
+    channels_last: bool | None = None,
+    compile: bool = False,
+    seed: int = 0,
+    augment: Literal["none", "standard"] = "none",
+    limit: int | None = None,
+    held_out: float | None = None,
+    image_size: int | None = None,
+    crop: int | None = None,
+    loss: Literal["cross-entropy", "dice", "both"] | None = None,
+    length: int | None = None,
+    languages: tuple[str, str] | None = None,
+    folder: str | Path = "runs/train",
+    logger: Literal["csv", "tensorboard"] = "csv",
+    workers: int = 0,
+    quiet: bool = False,
+) -> Trained:
+    """Train a network on data, which tell what there is to do, and keep everything in `folder`.
+
+    `model` is a name (`models.names()`) or `package.module:factory`. `data` is a set of labelled images (see
+    `load_images`), a folder of images/ and masks/, a text file, or the start of the names of line-aligned files, such
+    as multi30k of multi30k.train.en. What is None is as the task needs it. A round is `every` steps, an epoch where
+    that is None; after each, what is held out is measured and everything is kept, and the same call again goes on
+    behind the last whole round with the numbers of a training that was never stopped. Raises SkipwayError for what
+    cannot be trained and for a loss that stops being finite, and KeyboardInterrupt, saying how to go on, on Ctrl-C.
+    """
+    choose("logger", logger, LOGGERS)
+    if epochs is not None and steps is not None:
+        raise SkipwayError("epochs and steps say the same thing twice: give one of them")
+    for name, value in (("epochs", epochs), ("steps", steps), ("every", every)):
+        if value is not None:
+            check_whole(name, value, 1)
+    check_whole("seed", seed, 0)
+    check_whole("workers", workers, 0)
+    if length is None and "length" in (options or {}):
+        length = (options or {})["length"]
+    choice = DataChoice(str(data), limit, held_out, image_size, augment, crop, loss, length, languages)
+    problem = open_problem(choice)
+    defaults = dict(problem.defaults)
+    if epochs is None and steps is None:
+        epochs, steps = defaults.get("epochs"), defaults.get("steps")
+    every = defaults.get("every") if every is None else every
+    chosen: dict[str, Any] = {
+        "batch_size": batch_size, "learning_rate": learning_rate, "optimizer": optimizer, "schedule": schedule,
+        "warm_up": warm_up, "weight_decay": weight_decay, "clip": clip, "channels_last": channels_last,
+    }  # fmt: skip
+    recipe_values = {name: value for name, value in defaults.items() if name in chosen}
+    recipe_values |= {name: value for name, value in chosen.items() if value is not None}
+    recipe_values.setdefault("learning_rate", _RATES.get(recipe_values["optimizer"], 0.1))
+    recipe = Recipe(accumulate=accumulate, precision=precision, compile=compile, **recipe_values)
+    declaration = {
+        "model": model,
+        "skip": written_skip(skip),
+        "options": dict(options or {}),
+        "task": problem.task.kind,
+        "data": {**dataclasses.asdict(choice), "fingerprint": problem.facts["fingerprint"]},
+        "recipe": dataclasses.asdict(recipe),
+        "epochs": epochs,
+        "steps": steps,
+        "every": every,
+        "seed": seed,
+    }
+    run = RunFolder(Path(folder).expanduser())
+    with storage(run.path):
+        return _train(run, declaration, problem, {"logger": logger, "workers": workers, "quiet": quiet})
+
+
+def load_network(run: RunFolder, which: Literal["best", "last"] = "best") -> nn.Module:
+    """The network of a run, with the weights of its best or its last round, in evaluation mode."""
+    content = run.read()
+    path = run.best if choose("weights", which, ("best", "last")) == "best" else run.last
+    if not path.exists():
+        raise SkipwayError(f"'{run.path}' has no {path.name} yet: its training has not come so far")
+    network = _build(content["training"], content["offered"])
+    network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    return network.eval()
+
+
+def _train(run: RunFolder, declaration: dict[str, Any], problem: Problem, options: dict[str, Any]) -> Trained:
+    task, writes = problem.task, int(os.environ.get("RANK", "0")) == 0
+    recipe = Recipe(**declaration["recipe"])
+    with isolated(_one_thread(task, recipe)):
+        torch.manual_seed(derive(declaration["seed"], 0, 0))
+        network = _build(declaration, problem.offered)
+        _check(network, declaration["model"], task)
+        if writes:
+            run.claim(declaration, problem.offered, problem.facts)
+        if run.record.exists():
+            return _finished(run)
+        # Lightning takes seconds to import.
+        from skipway.study.keeping import Keeper
+        from skipway.study.loop import Diverged, fit
+
+        processes = int(os.environ.get("WORLD_SIZE", "1"))
+        loop = _loop(network, task, recipe, declaration, processes)
+        with TrainingProgress(loop.rounds, options["quiet"] or not writes) as progress:
+            try:
+                keeper = Keeper(run, loop, progress, f"{declaration['model']}: {declaration['data']['data']}")
+                fit(loop, run.checkpoint, progress.step, keeper, **_lightning(run, network, options))
+            except Diverged:
+                raise SkipwayError(
+                    f"the loss stopped being finite in round {loop.current_epoch + 1}, step {loop.global_step + 1}: "
+                    f"lower the learning rate ({recipe.learning_rate:g}), clip gradients (--clip 1), or choose a skip "
+                    f"with a norm or a scale; what was trained before is kept in '{run.path}'"
+                ) from None
+            except KeyboardInterrupt:
+                done = len(loop.curves.get("loss", []))
+                raise KeyboardInterrupt(
+                    f"stopped; {done} of {loop.rounds} rounds are kept in '{run.path}'; "
+                    "the same again goes on where the last of them ended"
+                ) from None
+        best_round = best_of(loop.curves[task.judge[0]], task.judge[1])
+        parameters = sum(parameter.numel() for parameter in network.parameters())
+        if not writes:
+            return Trained(run.path, task.kind, task.judge[0], best_round, loop.curves, [], parameters, loop.seconds)
+        run.write_weights(run.last, network.state_dict())
+        network.load_state_dict(torch.load(run.best, map_location=loop.device, weights_only=True))
+        samples = task.samples(network.eval(), loop.device)
+        write_json(
+            run.record,
+            {
+                "format": FORMAT,
+                "training": declaration,
+                "data": problem.facts,
+                "parameters": parameters,
+                "depth": getattr(network, "depth", None),
+                "steps": loop.steps,
+                "rounds": loop.rounds,
+                "processes": processes,
+                "judge": task.judge[0],
+                "best_round": best_round,
+                "curves": {name: [_finite(value) for value in values] for name, values in loop.curves.items()},
+                "samples": samples,
+                "seconds": round(loop.seconds, 3),
+                "versions": versions(loop.place),
+            },
+        )
+        return _finished(run)
+
+
+def best_of(values: Sequence[float], end: str) -> int:
+    """The first round, counted from 1, that is at the good end: "lowest" or "highest".
+
+    >>> best_of([0.5, 0.25, 0.25], "lowest")
+    2
+    """
+    good = [value if math.isfinite(value) else math.inf for value in (v if end == "lowest" else -v for v in values)]
+    return good.index(min(good)) + 1
+
+
+def _build(declaration: Mapping[str, Any], offered: Mapping[str, Any]) -> nn.Module:
+    skip = read_skip(declaration["skip"])
+    return build_network(declaration["model"], declaration["task"], offered, skip, declaration["options"])
+
+
+def _check(network: nn.Module, model: str, task: Task) -> None:
+    try:
+        with torch.no_grad():
+            task.check(network.eval())
+    except SkipwayError as error:
+        raise SkipwayError(f"{model} does not fit: {error}") from error
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [""])[0]
+        raise SkipwayError(f"{model} does not take these data: {type(error).__name__}: {first}") from error
+    finally:
+        network.train()
+
+
+def _loop(network: nn.Module, task: Task, recipe: Recipe, declaration: dict[str, Any], processes: int) -> Loop:
+    from skipway.study.loop import Loop
+
+    pieces = recipe.accumulate * processes
+    if task.count < pieces:
+        raise SkipwayError(
+            f"{task.count} training examples do not divide among {recipe.accumulate} batches of {processes} processes"
+        )
+    if recipe.compile:
+        network.compile()
+    plan = {name: declaration[name] for name in ("seed", "epochs", "steps", "every")}
+    return Loop(network, task, recipe, **plan, processes=processes)
+
+
+def _lightning(run: RunFolder, network: nn.Module, options: dict[str, Any]) -> dict[str, Any]:
+    chosen: dict[str, Any] = {}
+    if options["logger"] == "tensorboard":
+        from lightning.pytorch.loggers import TensorBoardLogger
+
+        try:
+            chosen["logger"] = TensorBoardLogger(run.path, name="tensorboard", version="")
+        except ModuleNotFoundError:
+            raise missing_extra("tensorboard", "tensorboard", "the logger 'tensorboard'") from None
+    if "WORLD_SIZE" in os.environ and "LOCAL_WORLD_SIZE" in os.environ:
+        from lightning.pytorch.strategies import DDPStrategy
+
+        local = int(os.environ["LOCAL_WORLD_SIZE"])
+        # A branch that stochastic depth leaves out has no gradient to exchange.
+        unused = any(isinstance(module, Dropper) for module in network.modules())
+        chosen["strategy"] = DDPStrategy(find_unused_parameters=unused)
+        chosen["devices"], chosen["num_nodes"] = local, int(os.environ["WORLD_SIZE"]) // local
+    return chosen
+
+
+def _finished(run: RunFolder) -> Trained:
+    try:
+        kept = json.loads(run.record.read_text(encoding="utf-8"))
+        return Trained(
+            run.path,
+            kept["training"]["task"],
+            kept["judge"],
+            kept["best_round"],
+            {name: [math.nan if v is None else v for v in values] for name, values in kept["curves"].items()},
+            kept["samples"],
+            kept["parameters"],
+            kept["seconds"],
+        )
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise SkipwayError(
+            f"'{run.record}' cannot be read: {error}; remove it, and the same again writes it"
+        ) from error
+
+
+def _one_thread(task: Task, recipe: Recipe) -> bool:
+    return isinstance(task, Classification) and small_batch(recipe.batch_size, task.images.size)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
