@@ -4,6 +4,7 @@ from skipway.models.attention import Attention, Cache
 from skipway.models.densenet import DenseNet, DenseNetPlan
 from skipway.models.densenet_sizes import cifar_densenet, imagenet_densenet
 from skipway.models.family import Family, Input
+from skipway.models.generation import Beam, Greedy, Sampling, generate, translate
 from skipway.models.gpt import GPT
 from skipway.models.gpt_sizes import gpt
 from skipway.models.highway import HighwayNet, HighwayPlan
@@ -26,6 +27,7 @@ __all__ = [
     "GPT",
     "VGG",
     "Attention",
+    "Beam",
     "Cache",
     "Decoder",
     "DenseNet",
@@ -34,12 +36,14 @@ __all__ = [
     "Encoder",
     "EncoderDecoder",
     "Family",
+    "Greedy",
     "HighwayNet",
     "HighwayPlan",
     "Input",
     "LayerPlan",
     "ResNet",
     "ResNetPlan",
+    "Sampling",
     "Transformer",
     "UNet",
     "UNetPlan",
@@ -53,6 +57,7 @@ __all__ = [
     "describe",
     "example",
     "find",
+    "generate",
     "gpt",
     "highway",
     "imagenet_densenet",
@@ -62,6 +67,7 @@ __all__ = [
     "names",
     "smoothed_loss",
     "transformer",
+    "translate",
     "unet",
     "unet_2015",
     "warm_up",
