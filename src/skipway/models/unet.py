@@ -137,7 +137,8 @@ class UNet(nn.Module):
         """What a part makes of its inputs, kept whole or to be computed again."""
         if not (self.checkpointing and torch.is_grad_enabled()):
             return part(*inputs)
-        return checkpoint(part, *inputs, use_reentrant=False, context_fn=partial(_contexts, self))
+        owner = part if isinstance(part, nn.Module) else part.__self__
+        return checkpoint(part, *inputs, use_reentrant=False, context_fn=partial(_contexts, owner))
 
     def _check_supervision(self) -> None:
         if self.plan.levels < 2:
@@ -211,19 +212,19 @@ def _mirrored(x: Tensor, sizes: Sequence[int]) -> Tensor:
     return x
 
 
-def _contexts(net: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    return nullcontext(), _statistics_left(net)
+def _contexts(part: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    return nullcontext(), _statistics_kept(part)
 
 
 @contextmanager
-def _statistics_left(net: nn.Module) -> Iterator[None]:
-    """Let no batch norm count what it sees: it has seen it, when it was computed first."""
-    counting = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    counting = [norm for norm in counting if norm.training and norm.track_running_stats]
-    for norm in counting:
-        norm.track_running_stats = False
+def _statistics_kept(part: nn.Module) -> Iterator[None]:
+    """Let batch norms count what they see in copies: they have seen it, when it was computed first."""
+    norms = [m for m in part.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
+    own = [dict(norm._buffers) for norm in norms]
+    for norm in norms:
+        norm._buffers.update({name: None if x is None else x.clone() for name, x in norm._buffers.items()})
     try:
         yield
     finally:
-        for norm in counting:
-            norm.track_running_stats = True
+        for norm, buffers in zip(norms, own, strict=True):
+            norm._buffers.update(buffers)
