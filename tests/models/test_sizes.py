@@ -48,8 +48,8 @@ def test_multiply_adds(name: str, billions: float) -> None:
     assert described.inputs == ((3, 224, 224),)
 
 
-# How many weight layers the longest path has beside those in the name: a Wide ResNet's name counts its three projections
-# and not the classifier, a highway network's not the classifier, a small VGG has but one layer for a classifier.
+# Weight layers on the longest path beside those in the name: a Wide ResNet's name counts three projections and
+# not the classifier, a highway network's not the classifier, and a small VGG has but one layer for a classifier.
 NAMED_DEPTHS = {
     r"(?:pre|se_|wide_)?resnet(\d+)(?:_2)?": 0,
     r"resnext(\d+)_\d+x\d+d": 0,
