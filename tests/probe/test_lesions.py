@@ -293,6 +293,65 @@ def test_kendalls_tau():
         assert kendall_tau(order) == pytest.approx(scipy.kendalltau(range(len(order)), order).statistic)
 
 
+class TestBranchesThatGiveMoreThanTheirSum:
+    """What else a branch makes is still there when it is deleted: only what it adds to the stream is gone."""
+
+    def _by_hand(self, net: nn.Module, modules: list[nn.Module], measure: Any) -> list[float]:
+        """The same with hooks: the first thing that a module gives is zeros, the rest as it was."""
+
+        def nothing(module: nn.Module, args: Any, output: Any) -> Any:
+            return (0 * output[0], *output[1:]) if isinstance(output, tuple) else 0 * output
+
+        found = []
+        for module in modules:
+            hook = module.register_forward_hook(nothing)
+            with torch.no_grad():
+                found.append(measure())
+            hook.remove()
+        return found
+
+    def test_the_first_attention_of_t5_makes_the_position_bias_of_all(self):
+        transformers: Any = pytest.importorskip("transformers")
+        net = transformers.T5EncoderModel(
+            transformers.T5Config(vocab_size=50, d_model=16, d_kv=8, d_ff=32, num_layers=3, num_heads=2)
+        ).eval()
+        for parameter in net.parameters():
+            parameter.data += 0.3 * torch.randn_like(parameter)
+        ids = torch.randint(50, (4, 7))
+
+        def loss(output: Any, _: Any) -> Tensor:
+            return output.last_hidden_state[..., :5].pow(3).mean()
+
+        found = lesions(net, {"input_ids": ids, "labels": torch.zeros(4)}, loss)
+        branches = [part for block in net.encoder.block for part in (block.layer[0].SelfAttention,
+                    block.layer[1].DenseReluDense)]  # fmt: skip
+        expected = self._by_hand(net, branches, lambda: loss(net(input_ids=ids), None).item())
+        np.testing.assert_allclose(found.losses, expected, rtol=1e-6)
+        assert len(set(expected)) == 6
+
+    def test_rwkv_rescales_its_weights_in_place_and_hands_a_state_on(self):
+        transformers: Any = pytest.importorskip("transformers")
+        net = transformers.RwkvForCausalLM(
+            transformers.RwkvConfig(
+                vocab_size=50, hidden_size=16, attention_hidden_size=16, intermediate_size=32, num_hidden_layers=5,
+                context_length=16, rescale_every=2,
+            )
+        ).eval()  # fmt: skip
+        for parameter in net.parameters():
+            parameter.data += 0.3 * torch.randn_like(parameter)
+        ids = torch.randint(50, (4, 7))
+        before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+
+        def loss(output: Any, targets: Tensor) -> Tensor:
+            return F.cross_entropy(output.logits.flatten(0, 1), targets.flatten())
+
+        found = lesions(net, {"input_ids": ids, "labels": ids}, loss)
+        assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+        branches = [part for block in net.rwkv.blocks for part in (block.attention, block.feed_forward)]
+        expected = self._by_hand(net, branches, lambda: loss(net(input_ids=ids), ids).item())
+        np.testing.assert_allclose(found.losses, expected, rtol=1e-6)
+
+
 @pytest.mark.slow
 class TestTrained:
     def test_a_resnet_survives_single_deletions_and_needs_the_blocks_that_change_the_shape(self, shared_data: Path):

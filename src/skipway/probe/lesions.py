@@ -147,9 +147,10 @@ def lesions(
     """Delete parts of a trained network, one at a time, and measure its loss and error (Veit et al. 2016, 1605.06431).
 
     Of a skip y = h(x) + F(x) the branch is deleted, y = h(x); where it merges by concatenation, its channels become
-    zeros. Of a network without skips (or `of="layers"`), each layer that keeps its input's shape is, with the norm and
-    activation behind it. `delete=(1, 2, 5)` also deletes so many at random, `reorder=(1, 2, 5)` exchanges so many
-    random pairs of blocks that are alike in every shape, `repeats` times each. Weights and running statistics stay.
+    zeros. What else the branch makes and others read (a position bias that all layers share) stays. Of a network
+    without skips (or `of="layers"`), each layer that keeps its input's shape is, with the norm and activation behind
+    it. `delete=(1, 2, 5)` also deletes so many at random, `reorder=(1, 2, 5)` exchanges so many random pairs of blocks
+    that are alike in every shape, `repeats` times each. Weights and running statistics stay.
 
     What comes before the damage is computed once for all: n single deletions cost about n / 2 forward passes. Between
     them the streams at n places are held, so a batch takes about n times the memory of its stream.
