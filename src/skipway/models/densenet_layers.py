@@ -45,7 +45,9 @@ class DenseLayer(Skip):
             self.conv2 = nn.Conv2d(inner, out, 3, padding=1, bias=False)
         else:
             self.conv1 = nn.Conv2d(c, out, 3, padding=1, bias=False)
-            self.norm2 = self.conv2 = None
+            # As empty places, which a connection may still fill with a norm of its own.
+            self.register_module("norm2", None)
+            self.register_module("conv2", None)
         if self.placed:
             connection.lend("norm_out", self, "norm3" if inner else "norm2")
         self.connection = connection
