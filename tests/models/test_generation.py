@@ -12,6 +12,7 @@ from torch import Tensor
 import skipway as sw
 from skipway.models import gpt, transformer
 from skipway.models.generation import Beam, Greedy, Sampling, generate, rows, translate
+from skipway.models.recipe import smoothed_loss
 
 VOCABULARY = 5
 STRATEGIES = [Greedy(), Sampling(seed=3), Sampling(0.7, top_k=3, top_p=0.9, seed=1), Beam(3), Beam(1)]

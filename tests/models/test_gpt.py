@@ -101,6 +101,18 @@ def test_an_output_of_its_own_is_not_dropped(tmp_path: Path) -> None:
     assert untied.head.weight.equal(state["lm_head.weight"])
 
 
+def test_a_file_that_does_not_fit_says_what_it_seems_to_hold(tmp_path: Path) -> None:
+    held = {
+        "a GPT": reference().state_dict(),
+        "a BERT": sw.models.bert(1, 16, vocabulary=17).state_dict(),
+        "a Transformer of encoder and decoder": sw.models.transformer(1, 16, vocabulary=17).state_dict(),
+    }
+    for meaning, state in held.items():
+        torch.save(state, tmp_path / "held.bin")
+        with pytest.raises(sw.SkipwayError, match=f"does not fit this model: .* It seems to hold {meaning}$"):
+            sw.models.load_weights(sw.models.small_vit(1, 16), tmp_path / "held.bin")
+
+
 @pytest.mark.parametrize("positions", ["learned", "sinusoidal", "rotary", "none"])
 @pytest.mark.parametrize("chunks", [[1] * 9, [5, 1, 1, 2]])
 def test_reading_with_a_cache_gives_the_same(positions: Any, chunks: list[int]) -> None:

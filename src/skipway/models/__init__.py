@@ -1,6 +1,9 @@
 """Build: the model families, each written once with its connection as an argument."""
 
 from skipway.models.attention import Attention, Cache
+from skipway.models.bert import BERT
+from skipway.models.bert_sizes import bert
+from skipway.models.conformer import Conformer
 from skipway.models.densenet import DenseNet, DenseNetPlan
 from skipway.models.densenet_sizes import cifar_densenet, imagenet_densenet
 from skipway.models.family import Family, Input
@@ -21,14 +24,18 @@ from skipway.models.unet_plan import UNetPlan
 from skipway.models.unet_sizes import unet, unet_2015
 from skipway.models.vgg import VGG, VGGPlan
 from skipway.models.vgg_sizes import cifar_vgg, imagenet_vgg
+from skipway.models.vit import ViT
+from skipway.models.vit_sizes import imagenet_vit, small_vit
 from skipway.models.weights import load_weights
 
 __all__ = [
+    "BERT",
     "GPT",
     "VGG",
     "Attention",
     "Beam",
     "Cache",
+    "Conformer",
     "Decoder",
     "DenseNet",
     "DenseNetPlan",
@@ -48,6 +55,8 @@ __all__ = [
     "UNet",
     "UNetPlan",
     "VGGPlan",
+    "ViT",
+    "bert",
     "cifar_densenet",
     "cifar_resnet",
     "cifar_resnext",
@@ -63,8 +72,10 @@ __all__ = [
     "imagenet_densenet",
     "imagenet_resnet",
     "imagenet_vgg",
+    "imagenet_vit",
     "load_weights",
     "names",
+    "small_vit",
     "smoothed_loss",
     "transformer",
     "translate",

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from skipway.connect import Kind
 from skipway.errors import choose
 from skipway.models import (
+    bert_sizes,
     densenet_sizes,
     gpt_sizes,
     highway_sizes,
@@ -21,6 +22,7 @@ from skipway.models import (
     transformer_sizes,
     unet_sizes,
     vgg_sizes,
+    vit_sizes,
 )
 from skipway.models.family import Family
 from skipway.models.weights import load_weights
@@ -33,6 +35,8 @@ FAMILIES: tuple[Family, ...] = (
     *transformer_sizes.FAMILIES,
     *unet_sizes.FAMILIES,
     *densenet_sizes.FAMILIES,
+    *vit_sizes.FAMILIES,
+    *bert_sizes.FAMILIES,
 )
 
 

@@ -37,7 +37,7 @@ def load_weights(model: nn.Module, source: str | Path) -> None:
     own = model.state_dict().keys()
     layout = next((layout for layout in LAYOUTS if layout.mark in state and layout.mark not in own), None)
     if layout is not None:
-        state = layout.translate(state)
+        state = layout.translate(state, own)
         _check_padding(model, layout, source)
     _check_fit(model, state, source)
     # A copy of the dictionary without metadata makes BatchNorm supply the counters that old files lack.
@@ -205,6 +205,14 @@ def guess(state: State) -> str:
         levels = sum(bool(re.fullmatch(r"down\d+\.maxpool_conv\.1\.double_conv\.0\.weight", name)) for name in state)
         way = "transposed convolutions" if "up1.up.weight" in state else "interpolation"
         return f"a U-Net of {levels} levels with {way} for {len(state['outc.conv.weight'])} classes"
+    texts = (
+        ("embedding_norm.", "a BERT"),
+        ("stack.layers.0.", "a GPT"),
+        ("decoder.layers.0.multihead_attn.", "a Transformer of encoder and decoder"),
+    )
+    for mark, meaning in texts:
+        if any(name.startswith(mark) for name in state):
+            return meaning
     marks = (
         ("features.denseblock", "a DenseNet"),
         ("blocks.0.attn", "a Vision Transformer in timm's layout"),
