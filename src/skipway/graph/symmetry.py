@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from skipway.errors import SkipwayError
-from skipway.graph.ir import Site, Trace
+from skipway.graph.ir import Site, Trace, Value
 from skipway.graph.symmetry_attention import AttentionWalk
 from skipway.graph.symmetry_forest import Forest, resolve
 from skipway.graph.symmetry_rescaling import ScaleWalk
@@ -88,26 +88,28 @@ class Symmetry:
     (ReLU, leaky ReLU, pooling, sums of units scaled alike, products with gates, the weighing of an attention's values).
     Each such unit (or set of units tied by sums) is one dimension, R+. Weights in front of a norm do not count: the
     norm's own affine behind it does. Not counted: scaling queries against keys, and linear maps beyond the diagonal.
+
+    Whoever moves units by hand finds them as the atoms of `forest`; `groups` are the sets that may be exchanged.
     """
 
     def __init__(self, trace: Trace, skips: Iterable[tuple[Site, int]] = ()):
         self._trace = trace
         self._walk = AttentionWalk(trace)
         self._walk.run()
-        self._forest: Forest = resolve(self._walk.units)
-        self._groups, self._number = self._forest.classes()
+        self.forest: Forest = resolve(self._walk.units)
+        self.groups, self._number = self.forest.classes()
         self._skips = tuple(skips)
 
     @property
     def log10_order(self) -> float:
         """log10 of the number of permutations that change no output."""
-        sizes, counts = np.unique([len(group) for group in self._groups], return_counts=True)
+        sizes, counts = np.unique([len(group) for group in self.groups], return_counts=True)
         return sum(n * math.lgamma(size + 1) for size, n in zip(sizes, counts, strict=True)) / math.log(10)
 
     @property
     def order(self) -> int:
         """The exact number of permutations that change no output."""
-        return math.prod(math.factorial(len(group)) for group in self._groups)
+        return math.prod(math.factorial(len(group)) for group in self.groups)
 
     @property
     def rescalings(self) -> int:
@@ -123,10 +125,10 @@ class Symmetry:
     @cached_property
     def classes(self) -> tuple[PermutationClass, ...]:
         """The classes of units that can be exchanged, in the order in which the model first uses them."""
-        forest = self._forest
-        if not self._groups:
+        forest = self.forest
+        if not self.groups:
             return ()
-        _, kind = np.unique([forest.orbit[group[0]] for group in self._groups], return_inverse=True)
+        _, kind = np.unique([forest.orbit[group[0]] for group in self.groups], return_inverse=True)
         members: dict[int, list[tuple[str, int]]] = {}
         for name, axis, atoms in self._places:
             for k in np.unique(kind[self._numbers_of(atoms, upward=True)]):
@@ -142,7 +144,7 @@ class Symmetry:
             above[coordinate[coordinate >= 0]] = False
         made = []
         for k in members:
-            mine = [self._groups[index] for index in np.flatnonzero(kind == k)]
+            mine = [self.groups[index] for index in np.flatnonzero(kind == k)]
             what = "blocks" if above[mine[0][0]] else "units"
             places = tuple(dict.fromkeys(members[k]))
             made.append(PermutationClass(what, len(mine[0]), len(mine), places, tuple(tied.get(k, ()))))
@@ -151,7 +153,7 @@ class Symmetry:
     @cached_property
     def pinned(self) -> tuple[Pinned, ...]:
         """The units that keep their place, by the operation that keeps them there."""
-        forest, reasons = self._forest, self._walk.units.reasons
+        forest, reasons = self.forest, self._walk.units.reasons
         reason = np.full(len(forest.root), -1)
         for index in range(len(reasons) - 1, -1, -1):
             at = forest.root[reasons[index][0]]
@@ -181,7 +183,7 @@ class Symmetry:
         found = []
         for index, held in self._walk.addresses():
             for axes, ids in held:
-                atoms = np.unique(np.concatenate(self._forest.address(ids)))
+                atoms = np.unique(np.concatenate(self.forest.address(ids)))
                 found.append((self._trace.values[index].name, axes[-1], atoms[atoms >= 0]))
         return found
 
@@ -190,7 +192,7 @@ class Symmetry:
         atoms = atoms[atoms >= 0]
         while len(atoms):
             found.append(self._number[atoms])
-            atoms = np.unique(self._forest.parent[atoms])
+            atoms = np.unique(self.forest.parent[atoms])
             atoms = atoms[atoms >= 0] if upward else atoms[:0]
         numbers = np.unique(np.concatenate(found)) if found else np.zeros(0, np.int64)
         return numbers[numbers >= 0]
@@ -201,7 +203,7 @@ class Symmetry:
         `rescale` is the standard deviation of the logarithms of the scales. The global random state is not touched.
         """
         generator = np.random.default_rng(seed)
-        moved = self._forest.random(generator)
+        moved = self.forest.random(generator)
         scales = generator.normal(0.0, rescale, self.rescalings) if rescale else np.zeros(0)
         return Element(moved, scales)
 
@@ -211,24 +213,27 @@ class Symmetry:
         The model is not changed. Raises SkipwayError where it lacks a parameter of the model that was traced, or has
         it in another shape.
         """
-        held = list(self._walk.addresses())
-        for index, _ in held:
-            self._tensor(model, index)
+        for index, _ in self._walk.addresses():
+            self.tensor(model, self._trace.values[index])
         changed = copy.deepcopy(model)
         with torch.no_grad():
             if len(element.log_scales):
                 walk, (free, root, sums) = self._rescaled
                 logs = walk.values(free, element.log_scales, root, sums)
                 for index, places in walk.addresses():
-                    tensor = self._tensor(changed, index)
+                    tensor = self.tensor(changed, self._trace.values[index])
                     tensor.copy_(tensor * torch.from_numpy(_scale(tensor.shape, places, logs)).to(tensor))
-            for index, places in held:
-                tensor = self._tensor(changed, index)
-                tensor.copy_(self._permuted(tensor.detach(), places, element.moved))
+            for value, places in self.held():
+                tensor = self.tensor(changed, value)
+                tensor.copy_(self.permuted(tensor.detach(), places, element.moved))
         return changed
 
-    def _tensor(self, model: nn.Module, index: int) -> torch.Tensor:
-        value = self._trace.values[index]
+    def held(self) -> list[tuple[Value, Places]]:
+        """The parameters and running statistics that hold units, each with which units lie along which of its axes."""
+        return [(self._trace.values[index], places) for index, places in self._walk.addresses() if places]
+
+    def tensor(self, model: nn.Module, value: Value) -> torch.Tensor:
+        """The model's own parameter or statistic for one of the trace; SkipwayError where it has none that fits."""
         try:
             tensor = model.get_parameter(value.name) if value.origin == "parameter" else model.get_buffer(value.name)
         except AttributeError:
@@ -243,7 +248,8 @@ class Symmetry:
             )
         return tensor
 
-    def _permuted(self, tensor: torch.Tensor, places: Places, moved: Ids) -> torch.Tensor:
+    def permuted(self, tensor: torch.Tensor, places: Places, moved: Ids) -> torch.Tensor:
+        """The tensor in which each unit stands where `moved` says; `places` are those of `held`."""
         axes = sorted({axis for where, _ in places for axis in where})
         joint = {axis for where, _ in places if len(where) > 1 for axis in where}
         for group in [sorted(joint), *([axis] for axis in axes if axis not in joint)]:
@@ -254,7 +260,7 @@ class Symmetry:
             for where, ids in places:
                 if set(where) <= set(group):
                     spread = ids.reshape([tensor.shape[axis] if axis in where else 1 for axis in group])
-                    columns += self._forest.address(np.broadcast_to(spread, shape))
+                    columns += self.forest.address(np.broadcast_to(spread, shape))
             goals = [np.where(column >= 0, moved[column], -1) for column in columns]
             if all((goal == column).all() for goal, column in zip(goals, columns, strict=True)):
                 continue

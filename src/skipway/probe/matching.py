@@ -65,7 +65,7 @@ class Matching(Result):
     def applied(self, model: nn.Module, graph: SkipGraph) -> nn.Module:
         """A copy of the second net with its units moved; `graph` is a trace of either net. It computes the same."""
         symmetry = graph.symmetry()
-        if len(self.moved) != len(symmetry._forest.root):
+        if len(self.moved) != len(symmetry.forest.root):
             raise SkipwayError("this matching is of another architecture than the traced model")
         return symmetry.apply(model, Element(self.moved, np.zeros(0)))
 
@@ -143,7 +143,7 @@ def match_weights(
         with progress("matching weights", starts) as advance:
             for number in range(starts):
                 generator = np.random.default_rng(np.random.SeedSequence((seed, number)))
-                moved = units._forest.random(generator) if number else units.still
+                moved = units.forest.random(generator) if number else units.still
                 descent = _Descent(units, own, others, moved, generator)
                 history[number, 0] = descent.value / scale
                 for sweep in range(1, sweeps + 1):

@@ -48,32 +48,23 @@ class UnitMap:
 
     def __init__(self, graph: SkipGraph):
         self.symmetry: Symmetry = graph.symmetry()
-        self.trace = graph.trace
-        self._forest = self.symmetry._forest
-        self.groups: list[Ids] = list(self.symmetry._groups)
-        self._held: dict[str, tuple[int, list[tuple[tuple[int, ...], Ids]]]] = {}
-        self.factors: dict[str, list[Factor]] = {}
-        for index, places in self.symmetry._walk.addresses():
-            value = self.trace.values[index]
-            if places:
-                self._held[value.name] = (index, places)
-                self.factors[value.name] = self._factors_of(value.shape, places)
-        self._is_parameter = {name for name, (index, _) in self._held.items()
-                              if self.trace.values[index].origin == "parameter"}  # fmt: skip
-        self.still = np.arange(len(self._forest.root))
+        self.forest = self.symmetry.forest
+        self.groups: list[Ids] = list(self.symmetry.groups)
+        self._held = {value.name: (value, places) for value, places in self.symmetry.held()}
+        self.factors = {name: self._factors_of(value.shape, places) for name, (value, places) in self._held.items()}
+        self.still = np.arange(len(self.forest.root))
 
     def tensors(self, model: nn.Module, buffers: bool = False) -> dict[str, Tensor]:
         """The model's parameters (and statistics) that hold units; SkipwayError where they do not fit the trace."""
-        found = {}
-        for name, (index, _) in self._held.items():
-            tensor = self.symmetry._tensor(model, index).detach()
-            if buffers or name in self._is_parameter:
-                found[name] = tensor
-        return found
+        return {
+            name: self.symmetry.tensor(model, value).detach()
+            for name, (value, _) in self._held.items()
+            if buffers or value.origin == "parameter"
+        }
 
     def permuted(self, name: str, tensor: Tensor, moved: Ids) -> Tensor:
         """The tensor, with the atoms moved."""
-        return self.symmetry._permuted(tensor, self._held[name][1], moved)
+        return self.symmetry.permuted(tensor, self._held[name][1], moved)
 
     def exchange(self, group: Sequence[int] | Ids, goals: Sequence[int] | Ids) -> Ids:
         """Where every atom moves when group[k] moves to the place of group[goals[k]], and what is below goes along."""
@@ -122,9 +113,9 @@ class UnitMap:
         kinds: dict[tuple[int, int], dict[int, Ids]] = {}
         place = {int(atom): number for number, atom in enumerate(members)}
         for group in self.groups:
-            number = place.get(int(self._forest.parent[group[0]]))
+            number = place.get(int(self.forest.parent[group[0]]))
             if number is not None:
-                kinds.setdefault((int(self._forest.look[group[0]]), len(group)), {})[number] = group
+                kinds.setdefault((int(self.forest.look[group[0]]), len(group)), {})[number] = group
         return [[sets[number] for number in range(len(members))] for sets in kinds.values()
                 if len(sets) == len(members)]  # fmt: skip
 
@@ -138,13 +129,13 @@ class UnitMap:
             for where, ids in places:
                 if set(where) <= set(axes):
                     spread = ids.reshape([shape[axis] if axis in where else 1 for axis in axes])
-                    columns += self._forest.address(np.broadcast_to(spread, sizes))
+                    columns += self.forest.address(np.broadcast_to(spread, sizes))
             factors.append(Factor(tuple(axes), tuple(columns)))
         return factors
 
     def _levels(self, members: Ids) -> list[Ids]:
         """The members, and level by level the atoms below them: row k lies below member k, in an order all share."""
-        forest = self._forest
+        forest = self.forest
         levels = [np.asarray(members)[:, None]]
         while True:
             above = levels[-1]
