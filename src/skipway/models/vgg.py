@@ -175,6 +175,5 @@ class VGG(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
-        small = ", or use one for small images such as vgg16-cifar" if self.plan.smallest_image > 32 else ""
-        check_images(x, self.in_channels, self.plan.smallest_image, "VGG", small)
+        check_images(x, self.in_channels, self.plan.smallest_image, "VGG")
         return self.classifier(self.avgpool(self.features(x)).flatten(1))
