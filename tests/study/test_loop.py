@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from skipway.study import Images, Record, Study, load_images
-from skipway.study.loop import Loop, Order, Round
+from skipway.study.loop import Loop, Round
+from skipway.study.order import Order
 from skipway.study.trial import train_trial, weight_layers
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from skipway.cli.predict import PREDICT, predict
 from skipway.cli.probe import probe, report
 from skipway.cli.see import doctor, trace
 from skipway.cli.study import study_app
@@ -29,6 +30,7 @@ app.command()(doctor)
 app.command()(probe)
 app.command()(report)
 app.command(help=TRAIN)(train)
+app.command(help=PREDICT)(predict)
 
 
 @app.command()

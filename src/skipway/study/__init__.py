@@ -3,6 +3,7 @@
 from skipway.study.answer import Answer, Summary
 from skipway.study.data import Images, load_images
 from skipway.study.declaration import Study, Trial, Variant
+from skipway.study.prediction import Prediction, predict
 from skipway.study.records import Record
 from skipway.study.results import Results
 from skipway.study.training import Trained, train
@@ -10,6 +11,7 @@ from skipway.study.training import Trained, train
 __all__ = [
     "Answer",
     "Images",
+    "Prediction",
     "Record",
     "Results",
     "Study",
@@ -18,5 +20,6 @@ __all__ = [
     "Trial",
     "Variant",
     "load_images",
+    "predict",
     "train",
 ]

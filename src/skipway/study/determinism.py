@@ -14,6 +14,9 @@ import torch
 # machine and multiplies it on a busy one, for the threads then wait for each other. From CIFAR's size on it pays.
 _SMALL_BATCH_PIXELS = 64 * 16 * 16
 
+# Random streams of a training: its weights, the order of its data, what its layers draw, and what its examples draw.
+WEIGHTS, ORDER, LAYERS, EXAMPLES = range(4)
+
 
 def derive(*parts: int) -> int:
     """One 64-bit seed from several numbers, without the collisions of adding them.

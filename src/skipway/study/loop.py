@@ -21,53 +21,26 @@ import torch
 from jaxtyping import Float
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
-from skipway.study.determinism import derive
+from skipway.study.determinism import LAYERS, derive
+from skipway.study.order import Order
 from skipway.study.recipe import Recipe, make_optimizer, make_schedule
 from skipway.study.tasks.task import Batch, Batches, Task
-
-# Random streams of a training: its weights, the order of its data, what its layers draw, and what its examples draw.
-WEIGHTS, ORDER, LAYERS, EXAMPLES = range(4)
 
 
 class Diverged(Exception):
     """The training loss stopped being finite."""
 
 
-class Order:
-    """Which examples each step sees: whole passes over the training set, each in an order of its own.
+class Round:
+    """The training batches of a round, as one process sees them, each with the weight of its loss.
 
-    A step's examples are cut into `pieces`, one for each process and each batch that is accumulated. What is left at a
-    pass's end is a step too, unless a piece of it would be a single example: there may be nothing to normalise over in
-    one.
+    `workers` processes make them ahead of time; they are the same for any number of these.
     """
 
-    def __init__(self, count: int, size: int, pieces: int, seed: int) -> None:
-        whole, rest = divmod(count, size * pieces)
-        self.count, self.step_size, self.pieces, self.seed = count, size * pieces, pieces, seed
-        self.steps = max(1, whole + (rest >= 2 * pieces))
-        self._pass = -1
-        self._order = self._seeds = torch.empty(0, dtype=torch.int64)
-
-    def step(self, number: int) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """The examples of a step, counted from the start of the training, and their seeds, in pieces."""
-        which, step = divmod(number, self.steps)
-        if which != self._pass:
-            self._order = torch.randperm(self.count, generator=self._generator(which, ORDER))
-            self._seeds = torch.randint(2**62, (self.count,), generator=self._generator(which, EXAMPLES))
-            self._pass = which
-        rows = slice(step * self.step_size, (step + 1) * self.step_size)
-        return self._order[rows].tensor_split(self.pieces), self._seeds[rows].tensor_split(self.pieces)
-
-    def _generator(self, which: int, stream: int) -> torch.Generator:
-        return torch.Generator().manual_seed(derive(self.seed, which, stream))
-
-
-class Round:
-    """The training batches of a round, as one process sees them, each with the weight of its loss."""
-
-    def __init__(self, loop: Loop) -> None:
-        self.loop = loop
+    def __init__(self, loop: Loop, workers: int = 0) -> None:
+        self.loop, self.workers = loop, workers
 
     def __len__(self) -> int:
         loop = self.loop
@@ -75,14 +48,27 @@ class Round:
         return loop.recipe.accumulate * max(1, min(loop.every, loop.steps - first))
 
     def __iter__(self) -> Iterator[tuple[Batch, float]]:
-        task, order, accumulate = self.loop.task, self.loop.order, self.loop.recipe.accumulate
-        first = self.loop.current_epoch * self.loop.every
-        for step in range(first, first + len(self) // accumulate):
-            pieces, seeds = order.step(step)
-            units = [task.units(piece) for piece in pieces]
-            for mine in range(self.loop.trainer.global_rank, len(pieces), self.loop.trainer.world_size):
-                # The mean of the pieces' losses, so weighted, is the loss of the whole step.
-                yield task.batch(pieces[mine], seeds[mine]), units[mine] * len(pieces) / sum(units)
+        if not self.workers:
+            return map(self.__getitem__, range(len(self)))
+        loader = DataLoader(
+            self,  # pyright: ignore[reportArgumentType]
+            batch_size=None,
+            sampler=range(len(self)),
+            num_workers=self.workers,
+            collate_fn=_as_it_is,
+            # Of its own, or it would draw from the numbers that the layers draw from.
+            generator=torch.Generator(),
+        )
+        return iter(loader)
+
+    def __getitem__(self, number: int) -> tuple[Batch, float]:
+        task, trainer = self.loop.task, self.loop.trainer
+        step, piece = divmod(number, self.loop.recipe.accumulate)
+        pieces, seeds = self.loop.order.step(self.loop.current_epoch * self.loop.every + step)
+        units = [task.units(one) for one in pieces]
+        mine = piece * trainer.world_size + trainer.global_rank
+        # The mean of the pieces' losses, so weighted, is the loss of the whole step.
+        return task.batch(pieces[mine], seeds[mine]), units[mine] * len(pieces) / sum(units)
 
 
 class Share:
@@ -112,8 +98,8 @@ class Loop(LightningModule):
     """A network in training for a task, for so many epochs or steps, measured after every round of `every` steps.
 
     An epoch is a whole pass over the training set, and a round is one where `every` does not say otherwise.
-    `curves` holds the training loss of the steps, mean over a round, as "loss", the learning rate that the next step
-    has, and each metric of each part of the task as "part_metric".
+    `curves` holds the training loss of the steps, mean over a round, as "loss", the learning rate of the round's last
+    step, and each metric of each part of the task as "part_metric".
     """
 
     def __init__(
@@ -121,17 +107,15 @@ class Loop(LightningModule):
         network: nn.Module,
         task: Task,
         recipe: Recipe,
-        seed: int,
+        order: Order,
         epochs: int | None = None,
         steps: int | None = None,
         every: int | None = None,
-        processes: int = 1,
     ) -> None:
         super().__init__()
         if recipe.channels_last:
             network = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        self.network, self.task, self.recipe, self.seed = network, task, recipe, seed
-        self.order = Order(task.count, recipe.batch_size, recipe.accumulate * processes, seed)
+        self.network, self.task, self.recipe, self.order = network, task, recipe, order
         self.steps = steps if steps is not None else (epochs or 1) * self.order.steps
         self.every = min(every or self.order.steps, self.steps)
         self.curves: dict[str, list[float]] = {}
@@ -139,6 +123,7 @@ class Loop(LightningModule):
         self._resumed_at = time.perf_counter()
         self.place = "cpu"
         self._losses: list[Tensor] = []
+        self._rate = 0.0
         self.measured: dict[str, Batches] = task.parts()
         self._sums: dict[str, dict[str, Tensor]] = {}
 
@@ -163,10 +148,11 @@ class Loop(LightningModule):
         self._losses = []
         # What layers draw must differ between processes, which see different examples.
         process = (self.global_rank,) if self.global_rank else ()
-        torch.manual_seed(derive(self.seed, self.current_epoch, LAYERS, *process))
+        torch.manual_seed(derive(self.order.seed, self.current_epoch, LAYERS, *process))
 
     def training_step(self, weighted: tuple[Batch, float], index: int) -> Float[Tensor, ""]:
         batch, weight = weighted
+        self._rate = float(self.trainer.optimizers[0].param_groups[0]["lr"])
         loss = self.task.loss(self, batch)
         if not torch.isfinite(loss):
             raise Diverged
@@ -185,7 +171,7 @@ class Loop(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         measured = {"loss": float(self._over_processes(torch.stack(self._losses).mean(), "mean"))}
-        measured["learning_rate"] = float(self.trainer.optimizers[0].param_groups[0]["lr"])
+        measured["learning_rate"] = self._rate
         for part, sums in self._sums.items():
             whole = {name: self._over_processes(value, "sum") for name, value in sums.items()}
             measured |= {f"{part}_{name}": value for name, value in self.task.metrics(whole).items()}
@@ -233,11 +219,19 @@ class RoundEnd(Callback):
                 fresh.unlink(missing_ok=True)
 
 
-def fit(loop: Loop, checkpoint: Path, tell: Callable[[int, float], None], *callbacks: Callback, **options: Any) -> None:
+def fit(
+    loop: Loop,
+    checkpoint: Path,
+    tell: Callable[[int, float], None],
+    *callbacks: Callback,
+    workers: int = 0,
+    **options: Any,
+) -> None:
     """Train a network to the end, from its checkpoint where there is one that can be read.
 
-    `tell` is called at every step with the round and the share of the training that is done. Raises Diverged where the
-    loss stops being finite; Ctrl-C comes out as KeyboardInterrupt, and the checkpoint of the last whole round stays.
+    `tell` is called at every step with the round and the share of the training that is done; `workers` processes make
+    batches ahead of time; `options` go to Lightning's Trainer. Raises Diverged where the loss stops being finite;
+    Ctrl-C comes out as KeyboardInterrupt, and the checkpoint of the last whole round stays.
     """
     on_interrupt = signal.getsignal(signal.SIGINT)
     round_end = RoundEnd(checkpoint, loop.steps, tell)
@@ -262,7 +256,7 @@ def fit(loop: Loop, checkpoint: Path, tell: Callable[[int, float], None], *callb
         try:
             trainer.fit(
                 loop,
-                train_dataloaders=Round(loop),
+                train_dataloaders=Round(loop, workers),
                 val_dataloaders=[Share(loop, batches) for batches in loop.measured.values()],
                 ckpt_path=str(checkpoint) if readable(checkpoint) else None,
             )
@@ -283,6 +277,10 @@ def readable(checkpoint: Path) -> bool:
         return "curves" in torch.load(checkpoint, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError):
         return False
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
 
 
 def _channels_last(value: Any) -> Any:

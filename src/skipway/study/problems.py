@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,11 @@ from skipway.study.data import check_source, load_images
 from skipway.study.recipe import check_whole
 from skipway.study.tasks.task import Task
 
+TOKENIZER = "tokenizer.json"
 AUGMENTATIONS = ("none", "standard")
 _CHARACTERS = 128
 _CROP = 256
+_TOKENS, _VOCABULARY = 64, 8000
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class Problem:
     offered: dict[str, Any]
     facts: dict[str, Any]
     defaults: dict[str, Any]
+    # Texts that a run keeps beside these, by file name.
+    files: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -36,17 +40,18 @@ class DataChoice:
 
     data: str
     limit: int | None = None
-    held_out: float | None = None
+    held_out: float | int | None = None
     image_size: int | None = None
     augment: str = "none"
     crop: int | None = None
     loss: str | None = None
     length: int | None = None
     languages: tuple[str, str] | None = None
+    vocabulary: int | None = None
 
     def __post_init__(self) -> None:
         choose("augmentation", self.augment, AUGMENTATIONS)
-        for name in ("limit", "image_size", "crop", "length"):
+        for name in ("limit", "image_size", "crop", "length", "vocabulary"):
             if getattr(self, name) is not None:
                 check_whole(name, getattr(self, name), 1)
 
@@ -54,10 +59,13 @@ class DataChoice:
 def open_problem(choice: DataChoice) -> Problem:
     """Read the data, which tell what there is to do: masks, a text, pairs of lines, or images in classes."""
     path = Path(choice.data).expanduser()
+    from skipway.study.tasks.lines import parts_of
     from skipway.study.tasks.masks import is_masked
 
     if path.is_dir() and is_masked(path):
         return _open(choice, "segmentation", ("limit", "held_out", "augment", "crop", "loss"), _segmentation)
+    if parts_of(choice.data):
+        return _open(choice, "translation", ("limit", "length", "languages", "vocabulary"), _translation)
     if path.is_file() and path.suffix != ".parquet":
         return _open(choice, "language", ("limit", "held_out", "length"), _language)
     return _open(choice, "classification", ("limit", "image_size", "augment"), _classification)
@@ -133,3 +141,29 @@ def _language(choice: DataChoice) -> Problem:
             "every": 250, "warm_up": 100, "clip": 1.0,
         },
     )  # fmt: skip
+
+
+def _translation(choice: DataChoice) -> Problem:
+    from skipway.study.tasks.lines import read_pairs
+    from skipway.study.tasks.translation import Translation
+
+    length = _TOKENS if choice.length is None else choice.length
+    vocabulary = _VOCABULARY if choice.vocabulary is None else choice.vocabulary
+    pairs = read_pairs(choice.data, choice.languages, vocabulary, length, choice.limit)
+    size = len(pairs.tokenizer)
+    # The start is one token more than a line has.
+    return Problem(
+        Translation(pairs, length),
+        {"vocabulary": size, "target_vocabulary": size, "length": length + 1},
+        {**pairs.facts(), "length": length},
+        {
+            "optimizer": "adamw",
+            "schedule": "cosine",
+            "batch_size": 64,
+            "weight_decay": 1e-2,
+            "epochs": 10,
+            "warm_up": 400,
+            "clip": 1.0,
+        },
+        {TOKENIZER: pairs.tokenizer.description},
+    )

@@ -47,20 +47,28 @@ class RunFolder:
     def last(self) -> Path:
         return self.path / "last.pt"
 
-    def claim(self, declaration: Mapping[str, Any], offered: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+    def claim(
+        self,
+        declaration: Mapping[str, Any],
+        offered: Mapping[str, Any],
+        facts: Mapping[str, Any],
+        files: Mapping[str, str],
+    ) -> None:
         """Make the folder this training's; raises SkipwayError where it is another's already."""
         self.path.mkdir(parents=True, exist_ok=True)
         declaration = json.loads(json.dumps(declaration))
-        if self.declared.exists():
-            kept = self.read()["training"]
-            for name, value in declaration.items():
-                if kept.get(name) != value:
-                    raise SkipwayError(
-                        f"'{self.path}' holds a training with {name} {_short(kept.get(name))}, not {_short(value)}; "
-                        "choose another folder (--out), or the same settings to go on with it"
-                    )
+        if not self.declared.exists():
+            for name, text in files.items():
+                write_text(self.path / name, text)
+            write_json(self.declared, {"format": FORMAT, "training": declaration, "offered": offered, "data": facts})
             return
-        write_json(self.declared, {"format": FORMAT, "training": declaration, "offered": offered, "data": facts})
+        kept, asked = _flat(self.read()["training"]), _flat(declaration)
+        for name in kept:
+            if kept[name] != asked.get(name):
+                raise SkipwayError(
+                    f"'{self.path}' holds a training with {name} {_short(kept[name])}, not {_short(asked.get(name))}; "
+                    "choose another folder (--out), or the same settings to go on with it"
+                )
 
     def read(self) -> dict[str, Any]:
         """What `claim` wrote; raises SkipwayError for a folder of anything else."""
@@ -109,6 +117,14 @@ class RunFolder:
         figure.savefig(content, format="png", dpi=120)
         write_whole(self.path / "curve.png", content.getvalue())
         return self.path / "curve.png"
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        inner = value if name in ("data", "recipe") else {}
+        flat |= {part.replace("_", " "): one for part, one in inner.items()} or {name: value}
+    return flat
 
 
 def _short(value: Any) -> str:

@@ -54,7 +54,7 @@ def read_source(source: str | Path, samples: int | None, image_size: int | None)
         train, test = train.take(train_part), train.take(test_part)
     train = train.take(pick(len(train.labels), samples))
     test = test.take(pick(len(test.labels), samples))
-    pixels = _decode([*train.encoded, *test.encoded], name, image_size)
+    pixels = decode([*train.encoded, *test.encoded], name, image_size)
     count = len(train.labels)
     return Images(
         name,
@@ -189,7 +189,7 @@ def _check_labels(train: Rows, test: Rows | None, classes: tuple[str, ...], name
             raise SkipwayError(f"{name}: the {part} set has the label {wrong}; labels go from 0 to {len(classes) - 1}")
 
 
-def _decode(encoded: list[bytes | Path], name: str, image_size: int | None) -> UInt8[Tensor, "n c h w"]:
+def decode(encoded: list[bytes | Path], name: str, image_size: int | None) -> UInt8[Tensor, "n c h w"]:
     from PIL import Image, ImageOps
 
     arrays: list[np.ndarray] = []

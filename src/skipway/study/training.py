@@ -18,7 +18,8 @@ from skipway.connect import Kind
 from skipway.connect.drop import Dropper
 from skipway.errors import SkipwayError, choose, missing_extra
 from skipway.study.building import build_network, read_skip, written_skip
-from skipway.study.determinism import derive, isolated, small_batch, versions
+from skipway.study.determinism import WEIGHTS, derive, isolated, small_batch, versions
+from skipway.study.order import Order
 from skipway.study.problems import DataChoice, Problem, open_problem
 from skipway.study.progress import TrainingProgress
 from skipway.study.recipe import Recipe, check_whole
@@ -29,8 +30,6 @@ from skipway.study.tasks.task import Task
 
 if TYPE_CHECKING:
     import pandas
-
-    from skipway.study.loop import Loop
 
 LOGGERS = ("csv", "tensorboard")
 _RATES = {"sgd": 0.1, "adamw": 1e-3}
@@ -94,7 +93,7 @@ def train(
     seed: int = 0,
     augment: Literal["none", "standard"] = "none",
     limit: int | None = None,
-    held_out: float | None = None,
+    held_out: float | int | None = None,
     image_size: int | None = None,
     crop: int | None = None,
     loss: Literal["cross-entropy", "dice", "both"] | None = None,
@@ -122,9 +121,11 @@ def train(
             check_whole(name, value, 1)
     check_whole("seed", seed, 0)
     check_whole("workers", workers, 0)
-    if length is None and "length" in (options or {}):
-        length = (options or {})["length"]
-    choice = DataChoice(str(data), limit, held_out, image_size, augment, crop, loss, length, languages)
+    options = dict(options or {})
+    # These are the data's as much as the network's, which is built as they turn out.
+    length = options.pop("length", None) if length is None else length
+    vocabulary = options.pop("vocabulary", None)
+    choice = DataChoice(str(data), limit, held_out, image_size, augment, crop, loss, length, languages, vocabulary)
     problem = open_problem(choice)
     defaults = dict(problem.defaults)
     if epochs is None and steps is None:
@@ -138,10 +139,13 @@ def train(
     recipe_values |= {name: value for name, value in chosen.items() if value is not None}
     recipe_values.setdefault("learning_rate", _RATES.get(recipe_values["optimizer"], 0.1))
     recipe = Recipe(accumulate=accumulate, precision=precision, compile=compile, **recipe_values)
+    if warm_up is None and recipe.warm_up:
+        total = steps or (epochs or 1) * _order(problem.task, recipe, seed).steps
+        recipe = dataclasses.replace(recipe, warm_up=min(recipe.warm_up, max(1, total // 10)))
     declaration = {
         "model": model,
         "skip": written_skip(skip),
-        "options": dict(options or {}),
+        "options": options,
         "task": problem.task.kind,
         "data": {**dataclasses.asdict(choice), "fingerprint": problem.facts["fingerprint"]},
         "recipe": dataclasses.asdict(recipe),
@@ -170,19 +174,21 @@ def _train(run: RunFolder, declaration: dict[str, Any], problem: Problem, option
     task, writes = problem.task, int(os.environ.get("RANK", "0")) == 0
     recipe = Recipe(**declaration["recipe"])
     with isolated(_one_thread(task, recipe)):
-        torch.manual_seed(derive(declaration["seed"], 0, 0))
+        torch.manual_seed(derive(declaration["seed"], 0, WEIGHTS))
         network = _build(declaration, problem.offered)
         _check(network, declaration["model"], task)
         if writes:
-            run.claim(declaration, problem.offered, problem.facts)
+            run.claim(declaration, problem.offered, problem.facts, problem.files)
         if run.record.exists():
             return _finished(run)
         # Lightning takes seconds to import.
         from skipway.study.keeping import Keeper
-        from skipway.study.loop import Diverged, fit
+        from skipway.study.loop import Diverged, Loop, fit
 
-        processes = int(os.environ.get("WORLD_SIZE", "1"))
-        loop = _loop(network, task, recipe, declaration, processes)
+        order = _order(task, recipe, declaration["seed"])
+        if recipe.compile:
+            network.compile()
+        loop = Loop(network, task, recipe, order, *(declaration[name] for name in ("epochs", "steps", "every")))
         with TrainingProgress(loop.rounds, options["quiet"] or not writes) as progress:
             try:
                 keeper = Keeper(run, loop, progress, f"{declaration['model']}: {declaration['data']['data']}")
@@ -216,7 +222,7 @@ def _train(run: RunFolder, declaration: dict[str, Any], problem: Problem, option
                 "depth": getattr(network, "depth", None),
                 "steps": loop.steps,
                 "rounds": loop.rounds,
-                "processes": processes,
+                "processes": int(os.environ.get("WORLD_SIZE", "1")),
                 "judge": task.judge[0],
                 "best_round": best_round,
                 "curves": {name: [_finite(value) for value in values] for name, values in loop.curves.items()},
@@ -256,22 +262,17 @@ def _check(network: nn.Module, model: str, task: Task) -> None:
         network.train()
 
 
-def _loop(network: nn.Module, task: Task, recipe: Recipe, declaration: dict[str, Any], processes: int) -> Loop:
-    from skipway.study.loop import Loop
-
-    pieces = recipe.accumulate * processes
-    if task.count < pieces:
+def _order(task: Task, recipe: Recipe, seed: int) -> Order:
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if task.count < recipe.accumulate * processes:
         raise SkipwayError(
             f"{task.count} training examples do not divide among {recipe.accumulate} batches of {processes} processes"
         )
-    if recipe.compile:
-        network.compile()
-    plan = {name: declaration[name] for name in ("seed", "epochs", "steps", "every")}
-    return Loop(network, task, recipe, **plan, processes=processes)
+    return Order(task.count, recipe.batch_size, recipe.accumulate * processes, seed)
 
 
 def _lightning(run: RunFolder, network: nn.Module, options: dict[str, Any]) -> dict[str, Any]:
-    chosen: dict[str, Any] = {}
+    chosen: dict[str, Any] = {"workers": options["workers"]}
     if options["logger"] == "tensorboard":
         from lightning.pytorch.loggers import TensorBoardLogger
 

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from skipway.study.data import Images
 from skipway.study.declaration import Study, Trial
-from skipway.study.determinism import derive, isolated, small_batch, versions
-from skipway.study.loop import WEIGHTS, Diverged, Loop, fit
+from skipway.study.determinism import WEIGHTS, derive, isolated, small_batch, versions
+from skipway.study.loop import Diverged, Loop, fit
+from skipway.study.order import Order
 from skipway.study.recipe import Recipe
 from skipway.study.records import Record
 from skipway.study.tasks.classification import Classification
@@ -101,7 +102,7 @@ def train_trial(
         torch.manual_seed(derive(trial.seed, 0, WEIGHTS))
         network = study.build(trial.variant, len(images.classes), images.channels)
         task = Classification(images, parts={"train": "train", "test": "test"})
-        loop = Loop(network, task, recipe, trial.seed, epochs=study.epochs)
+        loop = Loop(network, task, recipe, Order(task.count, study.batch_size, 1, trial.seed), epochs=study.epochs)
         gradients = GradientNorms(weight_layers(network, images.train_images[:2]), loop.steps)
         diverged = None
         try:

@@ -14,7 +14,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from skipway.errors import SkipwayError
-from skipway.study.tasks.task import Batch, Batches, Network, Task, shown
+from skipway.models import GPT, Greedy, Sampling, generate
+from skipway.study.tasks.task import Batch, Batches, Network, Task, bare, shown
 
 HELD_OUT = 0.1
 _EVALUATION_TOKENS = 8192
@@ -51,7 +52,7 @@ class Text:
         }
 
 
-def read_text(path: Path, held_out: float = HELD_OUT, limit: int | None = None) -> Text:
+def read_text(path: Path, held_out: float | int = HELD_OUT, limit: int | None = None) -> Text:
     """The characters of a text file, its first `limit`; the last `held_out` of them, a share or a number, held out.
 
     Raises SkipwayError for a file that is not text or too short.
@@ -192,8 +193,13 @@ def written_on(
 ) -> list[int]:
     """So many tokens drawn one by one behind `start`, of which the network sees the last `length`.
 
-    Logits are divided by `temperature`; at 0 the likeliest is taken.
+    Logits are divided by `temperature`; at 0 the likeliest is taken. A GPT of ours that sees all of them at once keeps
+    what it has read.
     """
+    model = bare(network)
+    if isinstance(model, GPT) and len(start) + count <= length:
+        strategy = Greedy() if temperature == 0 else Sampling(temperature, seed=seed)
+        return generate(model, start[None], count, strategy)[0].tolist()
     generator = torch.Generator().manual_seed(seed)
     tokens = start.tolist()
     for _ in range(count):

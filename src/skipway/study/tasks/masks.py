@@ -85,7 +85,7 @@ def is_masked(folder: Path) -> bool:
     return any((place / "masks").is_dir() for place in (folder, folder / "train"))
 
 
-def read_masked_images(folder: Path, held_out: float = HELD_OUT, limit: int | None = None) -> MaskedImages:
+def read_masked_images(folder: Path, held_out: float | int = HELD_OUT, limit: int | None = None) -> MaskedImages:
     """The pairs of `folder`: images/ and masks/ with files of the same names, or train/ and test/ folders of these.
 
     Of one folder, the last files by name are held out: a share of them below 1, or that many; numbers in names count

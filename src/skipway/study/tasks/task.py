@@ -90,6 +90,11 @@ class InPieces(Sequence[Batch]):
         return tuple(tensor[rows] for tensor in self.tensors)
 
 
+def bare(network: Network) -> Any:
+    """The network itself, where the training loop stands around it."""
+    return getattr(network, "network", network)
+
+
 def shown(shape: Sequence[int]) -> str:
     """A shape as people write it.
 

@@ -1,0 +1,105 @@
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from skipway.cli.app import main
+from skipway.cli.train import parse_options, parse_skip
+from skipway.connect import Residual
+from skipway.study.progress import TrainingProgress
+
+SMALL = ["--limit", "60", "--epochs", "1", "--option", "width=4", "--batch-size", "16"]
+
+
+def _run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    monkeypatch.setattr("sys.argv", ["skipway", *arguments])
+    code = 0
+    try:
+        main()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+def test_train_says_what_came_out_and_predict_uses_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    run = str(tmp_path / "run")
+    arguments = ["train", "resnet8", "--data", "digits", "--skip", "rezero", *SMALL, "--out", run]
+    code, out, err = _run(monkeypatch, capsys, *arguments)
+    assert code == 0, err
+    assert re.search(r"^validation error +0\.\d+ +0\.\d+", out, re.MULTILINE)
+    assert run in out
+    assert re.search(r"^\[1/1\] loss \d\.\d+, validation error 0\.\d+.* \(best so far\)$", err, re.MULTILINE)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["training"]["skip"] == "rezero"
+    digit = np.zeros((8, 8), dtype=np.uint8)
+    digit[:, 3:5] = 16
+    Image.fromarray(digit).save(tmp_path / "one.png")
+    code, out, err = _run(monkeypatch, capsys, "predict", run, str(tmp_path / "one.png"))
+    assert code == 0, err
+    assert re.fullmatch(r".*one\.png: \d \(\d+\.\d%\)\n", out)
+
+
+def test_a_text_is_gone_on_with(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    (tmp_path / "text.txt").write_text("to be or not to be, " * 40)
+    run = str(tmp_path / "run")
+    small = ["--steps", "5", "--length", "16", "--batch-size", "4"]
+    code, out, err = _run(
+        monkeypatch, capsys, "train", "gpt-1x16", "--data", str(tmp_path / "text.txt"), *small, "--out", run
+    )
+    assert code == 0, err
+    assert "--- sample 3" in out
+    code, out, err = _run(monkeypatch, capsys, "predict", run, "to be", "--length", "7")
+    assert code == 0, err
+    assert out.startswith("to be")
+    assert len(out.rstrip("\n")) == 12
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["train", "resnet8", "--data", "digit"], "no data set 'digit'; did you mean 'digits'?"),
+        (["train", "resnet8", "--option", "width"], "--option 'width' lacks its value"),
+        (["train", "resnet8", "--skip", "Residual(drop=2.0)"], "a drop rate lies in [0, 1), not 2.0"),
+        (["train", "resnet8", "--languages", "en"], "--languages takes two endings"),
+        (["train", "unet"], "unet is for images with masks (segmentation), and the data are images in classes"),
+        (["predict", "/nowhere", "x.png"], "is no folder of 'skipway train'"),
+    ],
+)
+def test_slips_are_one_sentence_on_stderr(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    arguments: list[str],
+    sentence: str,
+):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = _run(monkeypatch, capsys, *arguments)
+    assert code == 2
+    assert out == ""
+    (said,) = [line for line in err.splitlines() if line.startswith("skipway: ")]
+    assert sentence in said
+
+
+def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(TrainingProgress, "step", interrupt)
+    code, _, err = _run(monkeypatch, capsys, "train", "resnet8", *SMALL, "--out", str(tmp_path))
+    assert code == 130
+    assert re.search(r"^skipway: stopped; 0 of 1 rounds are kept in .* the same again goes on", err, re.MULTILINE)
+
+
+def test_what_is_typed_becomes_values():
+    assert parse_options(["width=8", "up=bilinear", "tied=false", "widths=[1, 2]", "dropout=0.1"]) == {
+        "width": 8, "up": "bilinear", "tied": False, "widths": [1, 2], "dropout": 0.1,
+    }  # fmt: skip
+    assert parse_skip(None) is None
+    assert parse_skip("rezero") == "rezero"
+    assert parse_skip("concat, none") == ["concat", "none"]
+    assert parse_skip("Residual(drop=0.5)") == Residual(drop=0.5)
