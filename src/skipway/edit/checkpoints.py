@@ -16,14 +16,9 @@ from skipway.errors import SkipwayError
 class Standing:
     """What held when a call of a host began: another checkpoint around an operation was entered by the host itself."""
 
+    __slots__ = ("gradient", "hooks")
+
     def __init__(self) -> None:
-        self.gradient, self.hooks = False, None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"gradient": False, "hooks": None}
-
-    def begin(self) -> None:
-        """A call of the host begins."""
         self.gradient, self.hooks = torch.is_grad_enabled(), _checkpoint_hooks()
 
     def check(self, place: Place) -> None:

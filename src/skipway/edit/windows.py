@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, TypeAlias, no_type_check, runtime_checkable
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -28,58 +28,58 @@ class Target:
     patch: Patch
 
 
-class Window(TorchFunctionMode):
-    """A mode that is on from the end of one call in a host to the start of the next, and meets operations there.
+@dataclass(eq=False)
+class Window:
+    """From the end of one call in a host to the start of the next: the operations to be met there.
 
-    `targets` are by the name of the operation and the number of those of its name that come before it in the window;
-    `waiting` is how many of them are still to come.
+    `targets` are by the name of the operation and the number of those of its name that come before it in the window.
+    What was planned on a trace of the edited model stands in a later `layer`.
     """
 
-    def __init__(self, host: HostState, layer: int) -> None:
-        super().__init__()
-        self.host, self.layer = host, layer
-        self.targets: dict[tuple[str, int], Target] = {}
-        self.names: set[str] = set()
-        self.counts: dict[str, int] = {}
-        self.seen: list[Any] = []
-        self.busy = False
-        self.waiting = 0
+    layer: int
+    targets: dict[tuple[str, int], Target] = field(default_factory=dict)
+    names: set[str] = field(default_factory=set)
 
     def add(self, target: Target) -> None:
         """Meet one more operation."""
-        place = target.place
-        self.targets[place.operation, place.step] = target
-        self.names.add(place.operation)
-        self.waiting += 1
-        self.host.wanted[place.call] = self.host.wanted.get(place.call, 0) + 1
+        self.targets[target.place.operation, target.place.step] = target
+        self.names.add(target.place.operation)
 
-    def reset(self) -> None:
-        """Forget what was met."""
-        self.counts, self.seen = {}, []
-        self.waiting = len(self.targets)
+
+# Made anew in every call, also where torch.compile writes it down, which sees through no run-time type checks there.
+@no_type_check
+class Meeting(TorchFunctionMode):
+    """The mode that is on while a window is open, in one passage through a host."""
+
+    def __init__(self, window: Window, passage: Passage) -> None:
+        self.window, self.passage = window, passage
+        self.counts: dict[str, int] = {}
+        self.seen: list[Any] = []
+        self.waiting = len(window.targets)
+        self.busy = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if not self.waiting:
             return func(*args, **kwargs)
-        host = self.host
+        standing = self.passage.standing
         key = _key(func, args, kwargs)
         target = None
-        if key in self.names:
+        if key in self.window.names:
             step = self.counts.get(key, 0)
             self.counts[key] = step + 1
-            target = self.targets.get((key, step))
+            target = self.window.targets.get((key, step))
         if target is None:
-            if not host.compiling:
+            if standing is not None:
                 self.seen.append(func)
             return func(*args, **kwargs)
-        if not host.compiling:
-            host.standing.check(target.place)
+        if standing is not None:
+            standing.check(target.place)
             if target.place.passed:
                 self.check(target.place)
             self.seen.append(func)
         self.waiting -= 1
-        host.unmet -= 1
+        self.passage.unmet -= 1
         out = kwargs.pop("out", None) if kwargs else None
         self.busy = True
         try:
@@ -101,16 +101,17 @@ class Window(TorchFunctionMode):
 
     def close(self) -> None:
         """Raise if an operation was not met."""
-        if not self.waiting:
-            return
-        missing = next(
-            target for (name, step), target in self.targets.items() if self.counts.get(name, 0) <= step
-        )  # fmt: skip
-        ran = ", ".join(name for name in map(_name, self.seen) if name) or "nothing"
-        raise SkipwayError(
-            f"the model no longer runs as it was traced: expected {missing.place}, and it ran {ran}: trace it "
-            "again, in the mode (training or evaluation) and with the kind of inputs that it is used with"
-        )
+        if self.waiting:
+            missing = (key for key in self.window.targets if self.counts.get(key[0], 0) <= key[1])
+            raise _missed(self.window.targets[next(missing)], self.seen)
+
+
+def _missed(target: Target, seen: list[Any]) -> SkipwayError:
+    ran = ", ".join(name for name in map(_name, seen) if name) or "nothing"
+    return SkipwayError(
+        f"the model no longer runs as it was traced: expected {target.place}, and it ran {ran}: trace it "
+        "again, in the mode (training or evaluation) and with the kind of inputs that it is used with"
+    )
 
 
 def _key(function: Any, args: Any, kwargs: dict[str, Any]) -> str:
@@ -165,13 +166,74 @@ class Decision(Protocol):
     def forget(self) -> None: ...
 
 
+@no_type_check
+class Passage:
+    """One call of a host that runs: how often its modules have run in it, and the windows that stand open.
+
+    `unmet` is how many operations are still to be met; `standing` is None while a compiler writes the model down.
+    """
+
+    __slots__ = ("open", "opened", "standing", "turns", "unmet")
+
+    def __init__(self, unmet: int) -> None:
+        self.unmet = unmet
+        self.standing = None if torch.compiler.is_compiling() else Standing()
+        self.turns: dict[str, int] = {}
+        self.open: list[Meeting] = []
+        self.opened: list[Window] = []
+
+    def enter(self, window: Window) -> None:
+        """Open a window."""
+        meeting = Meeting(window, self)
+        self.opened.append(window)
+        if not self.open:
+            torch._C._push_on_torch_function_stack(meeting)
+            self.open.append(meeting)
+            return
+        # What was planned on the model as edited before stands beneath, where it meets what those edits run. A mode
+        # that runs its patch is off the stack, and comes back on top of it.
+        layer = window.layer
+        above = [other for other in self.open if other.window.layer < layer]
+        standing = [other for other in above if not other.busy]
+        for _ in standing:
+            torch._C._pop_torch_function_stack()
+        for mode in (meeting, *standing):
+            torch._C._push_on_torch_function_stack(mode)
+        self.open = [*(other for other in self.open if other.window.layer >= layer), meeting, *above]
+
+    def leave(self, window: Window) -> None:
+        """Close a window; raises SkipwayError if an operation in it was not met."""
+        for meeting in self.open:
+            if meeting.window is window:
+                meeting.close()
+                self.drop(meeting)
+                return
+        raise _missed(next(iter(window.targets.values())), [])
+
+    def drop(self, meeting: Meeting) -> None:
+        """Take a mode off the stack."""
+        if len(self.open) == 1:
+            torch._C._pop_torch_function_stack()
+            self.open.clear()
+            return
+        above = []
+        while True:
+            mode = torch._C._pop_torch_function_stack()
+            if mode is meeting:
+                break
+            above.append(mode)
+        for mode in reversed(above):
+            torch._C._push_on_torch_function_stack(mode)
+        self.open = [other for other in self.open if other is not meeting]
+
+
 @dataclass
 class HostState:
     """One host: its windows by call, and where it stands in the call that runs.
 
-    `wanted` is how many operations are to be met in each call, `unmet` how many of them are still to come. `decisions`
-    say at the start of a call whether a way of a skip is left out in it; `unread` are the places in its result of
-    tensors that nothing reads when a way is left out.
+    `wanted` is how many operations are to be met in each call. `decisions` say at the start of a call whether a way of
+    a skip is left out in it; `unread` are the places in its result of tensors that nothing reads when a way is left
+    out. Between calls there is no `passage`.
     """
 
     path: str
@@ -180,16 +242,10 @@ class HostState:
     opening: dict[tuple[int, str, int], list[Window]] = field(default_factory=dict)
     closing: dict[tuple[int, str, int], list[Window]] = field(default_factory=dict)
     wanted: dict[int, int] = field(default_factory=dict)
-    number: int = 0
     decisions: dict[int, list[Decision]] = field(default_factory=dict)
     unread: set[int] = field(default_factory=set)
-    inside: bool = False
-    compiling: bool = False
-    unmet: int = 0
-    turns: dict[str, int] = field(default_factory=dict)
-    open: list[Window] = field(default_factory=list)
-    opened: list[Window] = field(default_factory=list)
-    standing: Standing = field(default_factory=Standing)
+    number: int = 0
+    passage: Passage | None = None
 
     def decide(self) -> bool:
         """Whether a way of a skip is left out in the call that begins."""
@@ -206,70 +262,34 @@ class HostState:
                 "its own, nor be run again by gradient checkpointing"
             )
 
-    def begin(self) -> None:
+    def begin(self) -> Passage:
         """A call of the host begins."""
-        self.inside, self.turns = True, {}
-        self.unmet = self.wanted.get(self.number, 0)
-        self.compiling = torch.compiler.is_compiling()
-        if not self.compiling:
-            self.standing.begin()
+        passage = self.passage = Passage(self.wanted.get(self.number, 0))
         for window in self.opening.get((self.number, "", 0), ()):
-            self.enter(window)
+            passage.enter(window)
+        return passage
 
-    def finish(self) -> None:
+    def finish(self, passage: Passage) -> None:
         """The host has ended well: everything must have been met."""
-        if self.unmet:
-            for window in self.open:
-                window.close()
+        if passage.unmet:
+            for meeting in passage.open:
+                meeting.close()
             for (call, _, _), windows in self.opening.items():
                 for window in windows if call == self.number else ():
-                    window.close()
+                    if window not in passage.opened:
+                        raise _missed(next(iter(window.targets.values())), [])
 
     def end(self) -> None:
         """The host has ended, well or not."""
-        while self.open:
-            self.leave(self.open[-1])
-        for window in self.opened:
-            window.reset()
+        passage = self.passage
+        while passage is not None and passage.open:
+            passage.drop(passage.open[-1])
         if self.decisions:
             for decision in self.decisions.get(self.number, ()):
                 decision.forget()
-        self.inside, self.compiling, self.turns, self.opened = False, False, {}, []
+        self.passage = None
         if self.calls > 1:
             self.number += 1
-
-    def enter(self, window: Window) -> None:
-        """Set a window on the stack of modes."""
-        self.opened.append(window)
-        if not self.open:
-            torch._C._push_on_torch_function_stack(window)
-            self.open = [window]
-            return
-        # What was planned on the model as edited before stands beneath, where it meets what those edits run. A window
-        # that runs its patch is off the stack, and comes back on top of it.
-        above = [other for other in self.open if other.layer < window.layer]
-        standing = [other for other in above if not other.busy]
-        for _ in standing:
-            torch._C._pop_torch_function_stack()
-        for mode in (window, *standing):
-            torch._C._push_on_torch_function_stack(mode)
-        self.open = [*(other for other in self.open if other.layer >= window.layer), window, *above]
-
-    def leave(self, window: Window) -> None:
-        """Take a window off the stack of modes."""
-        if len(self.open) == 1:
-            torch._C._pop_torch_function_stack()
-            self.open = []
-            return
-        above = []
-        while True:
-            mode = torch._C._pop_torch_function_stack()
-            if mode is window:
-                break
-            above.append(mode)
-        for mode in reversed(above):
-            torch._C._push_on_torch_function_stack(mode)
-        self.open = [other for other in self.open if other is not window]
 
 
 @dataclass
@@ -282,4 +302,5 @@ class Turns:
 
     def now(self) -> bool:
         """Whether the call that runs is one of them."""
-        return self.host.inside and (self.host.number, self.host.turns.get(self.path, 1) - 1) in self.numbers
+        passage = self.host.passage
+        return passage is not None and (self.host.number, passage.turns.get(self.path, 1) - 1) in self.numbers

@@ -52,7 +52,7 @@ class Wiring:
         key = (layer, place.host, place.call, module, number)
         window = self._windows.get(key)
         if window is None:
-            window = self._windows[key] = Window(state, layer)
+            window = self._windows[key] = Window(layer)
             state.opening.setdefault((place.call, module, number), []).append(window)
             if place.after is not None:
                 self._watch(state, place.after.module)
@@ -63,6 +63,7 @@ class Wiring:
         target = window.targets.get((place.operation, place.step))
         if target is None:
             window.add(Target(place, patch))
+            state.wanted[place.call] = state.wanted.get(place.call, 0) + 1
         elif isinstance(target.patch, Dropping) and isinstance(patch, Dropping):
             target.patch.dropped |= patch.dropped
         else:

@@ -89,10 +89,10 @@ class Host(Wrapper):
 
     def _watched(self, args: Any, kwargs: Any) -> Any:
         state = self.state
-        state.begin()
+        passage = state.begin()
         try:
             result = self.run(*args, **kwargs)
-            state.finish()
+            state.finish(passage)
         finally:
             state.end()
         return result
@@ -107,17 +107,17 @@ class Watch(Wrapper):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         state = self.state
-        if not state.inside:
+        passage = state.passage
+        if passage is None:
             return self.run(*args, **kwargs)
-        number = state.turns.get(self.path, 0)
-        state.turns[self.path] = number + 1
+        number = passage.turns.get(self.path, 0)
+        passage.turns[self.path] = number + 1
         turn = (state.number, self.path, number)
         for window in state.closing.get(turn, ()):
-            window.close()
-            state.leave(window)
+            passage.leave(window)
         result = self.run(*args, **kwargs)
         for window in state.opening.get(turn, ()):
-            state.enter(window)
+            passage.enter(window)
         return result
 
 
