@@ -140,6 +140,16 @@ def test_autocast_computes_close_to_single_precision(family: str, name: str) -> 
     assert all(p.grad is None or (p.grad.dtype == p.dtype and p.grad.isfinite().all()) for p in model.parameters())
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("family", EXAMPLES)
+@pytest.mark.usefixtures("no_shape_checks")
+def test_compiled_it_computes_the_same(family: str) -> None:
+    torch._dynamo.reset()
+    model = make(family, BY_KEY[family].skip).eval()
+    given = inputs(family, model)
+    torch.testing.assert_close(torch.compile(model, backend="eager")(*given), model(*given))
+
+
 @pytest.mark.parametrize("family", EXAMPLES)
 def test_the_family_s_own_connection_is_the_default(family: str) -> None:
     """What is not said is as the family publishes it."""

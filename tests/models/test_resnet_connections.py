@@ -1,21 +1,19 @@
-"""Every named connection in every family: it trains, it is saved, copied, compiled, autocast; or it refuses."""
+"""ResNets under every connection, beyond what all families are tested for: blocks, layouts of memory, compilers."""
 
 from __future__ import annotations
 
-import copy
-import pickle
 from collections.abc import Callable
 
 import pytest
 import torch
+from tests.models.test_every_connection import REFUSALS
 from torch import Tensor, nn
 
 import skipway as sw
 from skipway import connect
 from skipway.models import ResNet, ResNetPlan, cifar_resnet
 
-CHANGES_WIDTH = ("concat", "dense", "attention-gate", "residual-path")
-NAMES = [name for name in connect.names() if name not in CHANGES_WIDTH]
+NAMES = [name for name in connect.names() if name not in REFUSALS["resnet20"]]
 FAMILIES: dict[str, Callable[[str], ResNet]] = {
     "cifar": lambda skip: cifar_resnet(8, skip, width=4),
     "cifar bottleneck": lambda skip: cifar_resnet(11, skip, width=4, block="bottleneck"),
@@ -32,6 +30,8 @@ FAMILIES: dict[str, Callable[[str], ResNet]] = {
 every_name = pytest.mark.parametrize("name", NAMES)
 every_family = pytest.mark.parametrize("family", FAMILIES)
 QUICK = ("cifar", "cifar pre-activation", "imagenet bottleneck")
+# The other blocks are tried in tests/models/test_every_connection.py.
+BLOCKS = ("cifar bottleneck", "cifar pre-activation bottleneck", "imagenet")
 # A compilation takes half a second; every connection is compiled on its own beside the algebra.
 COMPILED_QUICKLY = [
     ("cifar", "none"),
@@ -50,7 +50,7 @@ def images(family: str, n: int = 4) -> Tensor:
     return torch.randn(n, 3, size, size, generator=torch.Generator().manual_seed(1))
 
 
-@every_family
+@pytest.mark.parametrize("family", BLOCKS)
 @every_name
 def test_it_runs_and_its_gradients_flow(family: str, name: str) -> None:
     model = FAMILIES[family](name)
@@ -72,56 +72,6 @@ def test_it_runs_and_its_gradients_flow(family: str, name: str) -> None:
         if id(parameter) not in dropped:
             assert parameter.grad is not None, key
             assert parameter.grad.isfinite().all(), key
-
-
-@every_family
-@every_name
-def test_loaded_states_compute_the_same(family: str, name: str) -> None:
-    model, fresh = FAMILIES[family](name).eval(), FAMILIES[family](name).eval()
-    x = images(family, 2)
-    expected = model(x)
-    fresh.load_state_dict(model.state_dict())
-    assert torch.equal(fresh(x), expected)
-
-
-@families_quick_first
-@every_name
-@pytest.mark.parametrize(
-    "duplicate", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))], ids=["copy", "pickle"]
-)
-def test_copies_and_pickles_compute_the_same_and_share_nothing(
-    family: str, name: str, duplicate: Callable[[ResNet], ResNet]
-) -> None:
-    model = FAMILIES[family](name).eval()
-    x = images(family, 2)
-    expected = model(x)
-    twin = duplicate(model)
-    assert torch.equal(twin(x), expected)
-    for ours, theirs in zip(twin.blocks, model.blocks, strict=True):
-        for part, (home, key) in ours.connection._lent.items():
-            assert home is ours
-            assert ours.connection.part(part) is getattr(ours, key)
-            assert getattr(ours, key) is None or getattr(ours, key) is not getattr(theirs, key)
-    with torch.no_grad():
-        for parameter in twin.parameters():
-            parameter.normal_()
-    assert torch.equal(model(x), expected)
-
-
-@families_quick_first
-@every_name
-def test_autocast_computes_close_to_single_precision(family: str, name: str) -> None:
-    model = FAMILIES[family](name)
-    x = images(family)
-    model(x)
-    expected = model.eval()(x)
-    with torch.autocast("cpu", torch.bfloat16):
-        found = model(x)
-    assert (found.float() - expected).abs().max() <= 0.05 * expected.abs().max().clamp(min=1)
-    with torch.autocast("cpu", torch.bfloat16):
-        loss = model.train()(x).float().square().mean()
-    loss.backward()
-    assert all(p.grad is None or (p.grad.dtype == p.dtype and p.grad.isfinite().all()) for p in model.parameters())
 
 
 @families_quick_first
@@ -192,17 +142,6 @@ def test_inductor_compiles_it_into_one_graph(family: str, name: str) -> None:
     model = FAMILIES[family](name).eval()
     x = images(family)
     torch.testing.assert_close(torch.compile(model, fullgraph=True)(x), model(x), rtol=1e-4, atol=1e-5)
-
-
-@every_family
-@pytest.mark.parametrize("name", CHANGES_WIDTH)
-def test_what_changes_the_width_is_refused_with_a_reason(family: str, name: str) -> None:
-    with pytest.raises(sw.SkipwayError, match="a ResNet's stages keep their width, which .* does not: choose an add"):
-        FAMILIES[family](name)
-
-
-def test_the_table_above_holds_every_name() -> None:
-    assert set(NAMES) | set(CHANGES_WIDTH) == set(connect.names())
 
 
 @every_family
