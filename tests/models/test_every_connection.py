@@ -143,6 +143,7 @@ def test_autocast_computes_close_to_single_precision(family: str, name: str) -> 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", EXAMPLES)
 @pytest.mark.usefixtures("no_shape_checks")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 def test_compiled_it_computes_the_same(family: str) -> None:
     torch._dynamo.reset()
     model = make(family, BY_KEY[family].skip).eval()
