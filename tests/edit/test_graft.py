@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.edit.edit_nets import equal, pulled, ran
+from tests.edit.edit_nets import ConvBlock, equal, pulled, ran
 from torch import Tensor, nn
 
 from skipway import edit
@@ -142,3 +142,13 @@ def test_around_a_part_that_ends_in_place():
     y = F.relu(model[0](x))
     equal(grafted(x), F.relu(y + model[2](y)))
     pulled(grafted, x)
+
+
+def test_strides_in_ways_beside_each_other_are_not_multiplied():
+    model, x = ConvBlock(3, 4, 2), torch.randn(2, 3, 8, 8)
+    host = nn.Sequential(model, nn.Identity()).eval()
+    with pytest.raises(SkipwayError, match=r"do not follow one another in a row, .* give graph="):
+        edit.graft(host, "0")
+    grafted = edit.graft(host, "0", graph=trace(host, x)).eval()
+    shortcut = grafted.get_submodule("0.connection.shortcut")
+    equal(grafted(x), shortcut(x) + host(x))

@@ -99,8 +99,18 @@ def test_another_model():
     images = torch.randn(1, 3, 8, 8)
     with pytest.raises(SkipwayError, match=r"the parameter 'fc.weight' was \(10, 64\) in it and is \(7, 64\) here"):
         edit.cut(wide, trace(small, images))
+    with pytest.raises(SkipwayError, match=r"the parameter 'blocks.3.f.weight' here is not in it"):
+        edit.cut(Chain(4), graph)
     with pytest.raises(SkipwayError, match="takes a torch.nn.Module, not int"):
         edit.cut(3, graph)  # pyright: ignore
+
+
+def test_what_an_edit_brought_makes_no_other_model_of_it():
+    model = Chain()
+    graph = trace(model, X)
+    swapped = edit.swap(model, graph.skips[0], "layerscale")
+    twice = edit.lesion(swapped, graph.skips[1])
+    assert [change.verb for change in edit.history(twice)] == ["swap", "lesion"]
 
 
 @pytest.mark.usefixtures("no_shape_checks")

@@ -169,3 +169,22 @@ def test_the_family_s_own_scale():
     swapped = edit.swap(model, trace(model, x), "rezero")
     lesioned = edit.lesion(model, trace(model, x))
     equal(swapped(x), lesioned(x))
+
+
+def test_a_plain_sum_still_meets_the_hooks_of_its_shortcut():
+    model, x = Chain(), torch.randn(3, 4)
+    swapped = edit.swap(model, trace(model, x), "residual")
+    seen: list[Tensor] = []
+    for block in swapped.blocks:  # pyright: ignore
+        block.connection.shortcut.register_forward_hook(lambda _, __, given: seen.append(given))  # pyright: ignore
+    equal(swapped(x), model(x))
+    equal(seen[:2], [x, model.blocks[0](x)])
+
+
+def test_what_is_put_in_a_connection_later_is_used():
+    model, x = Chain(1), torch.randn(3, 4)
+    swapped = edit.swap(model, trace(model, x), "residual")
+    equal(swapped(x), model(x))
+    swapped.blocks[0].connection.shortcut = nn.Linear(4, 4)  # pyright: ignore
+    block = swapped.blocks[0]  # pyright: ignore
+    equal(swapped(x), torch.tanh(block.connection.shortcut(x) + model.blocks[0].f(x)))  # pyright: ignore

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from skipway.edit.merges import EditState
-from skipway.edit.meta import Spreading, holds_meta, to_meta, unrolled
+from skipway.edit.meta import Spreading, holds, to_meta, unrolled
 from skipway.edit.windows import Turns
 from skipway.edit.wrappers import Wrapper
 from skipway.errors import SkipwayError
@@ -73,7 +73,7 @@ class Stub(Wrapper):
             return args[0] if keeps_statistics and args else self.run(*args, **kwargs)
         number = state.turns.get(self.path, 0)
         state.turns[self.path] = number + 1
-        if number in self.entries or holds_meta(args) or holds_meta(kwargs.values()):
+        if number in self.entries or holds((args, kwargs), meta=True):
             return self.stand_ins(args, kwargs)
         return self.run(*args, **kwargs)
 
@@ -98,8 +98,7 @@ class Stub(Wrapper):
             known = self._tried(args, kwargs)
             if key is not None:
                 self.known[key] = known
-        with torch._C.DisableTorchFunction():
-            return known.detach() if isinstance(known, Tensor) else tree_map(_again, known)
+        return known.detach() if isinstance(known, Tensor) else tree_map(_again, known)
 
     def _tried(self, args: Any, kwargs: Any) -> Any:
         """The shapes that the module gives: tried on the meta device, and where it does not run there, on zeros."""
@@ -201,11 +200,12 @@ def _plain(item: Any) -> Any:
 @contextmanager
 def _kept(module: nn.Module) -> Iterator[None]:
     """Keep the buffers of a module and the random generator as they are."""
-    buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    buffers = [(buffer, buffer.clone(), buffer._version) for buffer in module.buffers()]
     state = torch.get_rng_state()
     try:
         yield
     finally:
         torch.set_rng_state(state)
-        for buffer, content in buffers:
-            buffer.copy_(content)
+        for buffer, content, version in buffers:
+            if buffer._version != version:
+                buffer.copy_(content)

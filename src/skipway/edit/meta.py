@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -18,27 +17,26 @@ class Spreading(TorchFunctionMode):
         kwargs = kwargs or {}
         # A tensor's attribute is that of the tensor, wherever it is.
         name = getattr(func, "__name__", "")
-        if name != "__get__" and (holds_meta(args) or (kwargs and holds_meta(kwargs.values()))):
+        given = (args, kwargs)
+        if name != "__get__" and holds(given, meta=True):
             moves = name in _MOVES
-            flat, layout = tree_flatten((args, kwargs))
-            args, kwargs = tree_unflatten([_stay(item) if moves else to_meta(item) for item in flat], layout)
+            if moves or holds(given, meta=False):
+                flat, layout = tree_flatten(given)
+                args, kwargs = tree_unflatten([_stay(item) if moves else to_meta(item) for item in flat], layout)
             if moves and name != "to":
                 return args[0]
         return func(*args, **kwargs)
 
 
-def holds_meta(items: Iterable[Any]) -> bool:
-    """Whether one of these is a tensor on the meta device, or a list, tuple or dict that holds one."""
-    for item in items:
-        if isinstance(item, Tensor):
-            if item.is_meta:
-                return True
-        elif isinstance(item, (tuple, list)):
-            if holds_meta(item):
-                return True
-        elif isinstance(item, dict) and holds_meta(item.values()):
-            return True
-    return False
+def holds(item: Any, meta: bool) -> bool:
+    """Whether there is a tensor on the meta device in nested lists, tuples and dicts, or one that is elsewhere."""
+    if isinstance(item, Tensor):
+        return item.is_meta is meta
+    if isinstance(item, dict):
+        item = item.values()
+    elif not isinstance(item, (tuple, list)):
+        return False
+    return any(holds(part, meta) for part in item)
 
 
 _MOVES = ("to", "cpu", "cuda")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from math import prod
 from typing import NamedTuple
 
@@ -31,12 +32,18 @@ def static_site(what: str, modules: Sequence[nn.Module], index: int, depth: int)
     """The site of a connection around modules that run one after the other.
 
     The first of their layers that has channels tells what comes in, the last what goes out; strides multiply. Raises
-    SkipwayError where there is no such layer.
+    SkipwayError where there is no such layer, and where strides stand in ways beside each other.
     """
     layers = [ends for module in modules for ends in _layers(module)]
     if not layers:
         raise SkipwayError(
             f"{what}: none of its layers tells how many channels it has; give graph=skipway.trace(model, inputs)"
+        )
+    in_a_row = all(one.given == other.taken for one, other in pairwise(layers))
+    if not in_a_row and max(layer.stride for layer in layers) > 1:
+        raise SkipwayError(
+            f"{what}: its layers do not follow one another in a row, so it cannot be told how they shrink the map; "
+            "give graph=skipway.trace(model, inputs)"
         )
     dims = max(layer.dims for layer in layers)
     strides = [layer.stride for layer in layers]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from skipway.edit.log import history
 from skipway.errors import SkipwayError
 from skipway.graph.ir import Trace
 
@@ -32,3 +33,9 @@ def check(model: nn.Module, trace: Trace) -> None:
             here = f"{parameters[name]} here" if name in parameters else "missing here"
             raise SkipwayError(f"the graph is of another model: the parameter {name!r} was {shape} in it and is "
                                f"{here}: trace this one")  # fmt: skip
+    brought = [f"{change.connection}." for change in history(model) if change.connection]
+    for name in parameters:
+        if name not in trace.parameters and not any(name.startswith(path) for path in brought):
+            raise SkipwayError(
+                f"the graph is of another model: the parameter {name!r} here is not in it: trace this one"
+            )
