@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from skipway.connect import Dense, Kind, Residual, Site, ZeroPad, fill, resolve
 from skipway.connect.layers import overwritable
 from skipway.errors import SkipwayError, choose
 from skipway.models.densenet_layers import DenseBlock, DenseLayer, Transition
-from skipway.models.densenet_routes import MEMORY, Memory, together
+from skipway.models.densenet_routes import MEMORY, Memory, alone, together
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,9 @@ class Features(nn.Sequential):
 
     def forward(self, input: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d i j"]:
         x = input
+        if self.memory != "plain" and x.ndim == 4 and alone(x):
+            # A stem of this layout hands on what the buffer holds, and runs faster in it.
+            x = x.contiguous(memory_format=torch.channels_last)
         modules: Iterator[nn.Module] = iter(self)
         for module in modules:
             if not isinstance(module, DenseBlock):

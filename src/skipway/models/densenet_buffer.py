@@ -1,10 +1,10 @@
 """A dense block and the norm behind it as one function of autograd: one buffer holds every map that is kept.
 
-Each layer reads the front of the buffer and writes its growth channels behind it. The batch statistics of a channel
-are computed once, when it is written, however many layers read it; relu(norm(...)) is made again wherever it is
-needed, a few rows at a time, so that it never leaves the processor's cache; gradients accumulate in one buffer of the
-same shape, and what batch norm subtracts from them is subtracted once a channel, before its layer is reached. That
-concatenations need no memory: Pleiss et al. 2017 (arXiv:1707.06990).
+Each layer reads the front of the buffer and writes its growth channels behind it, normalised: a channel's batch
+statistics are the same for all that read it, whose norms differ in scale and shift alone. relu(norm(...)) is made
+again wherever it is needed, a few rows at a time, in one scratch that stays in the processor's cache. Gradients
+accumulate in one buffer of the same shape, and what batch norm subtracts from them is subtracted once a channel, when
+its producer is reached. That concatenations need no memory: Pleiss et al. 2017 (arXiv:1707.06990).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 # Numbers in a scratch: what two cores hold in their caches beside what they read and write.
-_SCRATCH = 2**18
+_SCRATCH = 2**20
 # Below this scale of a norm its gradient is summed up directly; above, it follows from that of the weights behind it.
 _SMALL_SCALE = 0.03
 
@@ -99,7 +99,7 @@ def _forward(block: Block, x: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor
     for layer in layers:
         scale, shift, weight = layer[:3]
         affine = buffer.affine(scale, shift)
-        block.statistics.append(buffer.statistics(len(scale)))
+        block.statistics.append((buffer.mean[: len(scale)], buffer.var[: len(scale)]))
         if not block.bottleneck:
             value = buffer.convolve(weight, affine)
         else:
@@ -110,8 +110,8 @@ def _forward(block: Block, x: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor
             value = F.conv2d(_activated(z, mean, var, layer, block.eps), layer[5].to(block.dtype), padding=1)
         buffer.write(weight.shape[1], value)
     out = buffer.leave(behind, buffer.affine(behind[0], behind[1]))
-    block.statistics.append(buffer.statistics(len(behind[0])))
-    return out, [buffer.rows, buffer.mean, buffer.var, *kept]
+    block.statistics.append((buffer.mean, buffer.var))
+    return out, [buffer.rows, buffer.var, *kept]
 
 
 def _backward(
@@ -119,8 +119,8 @@ def _backward(
 ) -> list[Tensor]:
     layers, behind = block.split(weights)
     n, _, h, w = x.shape
-    buffer = Buffer(block, n, h, w, kept[0].shape[1], kept[:3])
-    back = _Gradients(buffer)
+    buffer = Buffer(block, n, h, w, kept[0].shape[1], kept[0])
+    back = _Gradients(buffer, kept[1])
     found: list[Tensor] = list(back.leave(behind, gradient))
     each = 3 if block.keeps else 2
     for k in reversed(range(block.layers)):
@@ -131,13 +131,14 @@ def _backward(
         if not block.bottleneck:
             found = [*back.through_images(scale, shift, weight, arriving), *found]
             continue
-        *z, mean, var = kept[3 + k * each : 3 + (k + 1) * each]
+        *z, mean, var = kept[2 + k * each : 2 + (k + 1) * each]
         inner = z[0] if z else buffer.squeeze(weight.flatten(1).to(block.dtype), buffer.affine(scale, shift))
         y = _activated(inner, mean, var, layer, block.eps)
         passed, into_weight, _ = torch.ops.aten.convolution_backward(
             arriving, y, layer[5].to(block.dtype), None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [True, True, False]
         )
-        passed = torch.ops.aten.threshold_backward(_last(passed), y, 0)
+        passed = _last(passed)
+        torch.ops.aten.threshold_backward.grad_input(passed, y, 0, grad_input=passed)
         del y
         deeper, into_scale, into_shift = torch.ops.aten.native_batch_norm_backward(
             passed, inner, layer[3], None, None, mean, (var + block.eps).rsqrt(), True, block.eps, [True, True, True]
@@ -150,18 +151,13 @@ def _backward(
 
 
 class Buffer:
-    """The maps of a block as rows of pixels, and mean and variance of each channel written so far."""
+    """The maps of a block as rows of pixels, and mean and variance that the channels had before they were written."""
 
-    def __init__(
-        self, block: Block, n: int, h: int, w: int, channels: int, filled: Sequence[Tensor] | None = None
-    ) -> None:
+    def __init__(self, block: Block, n: int, h: int, w: int, channels: int, filled: Tensor | None = None) -> None:
         self.block, self.shape, self.count = block, (n, h, w), n * h * w
         self.exact = torch.promote_types(block.dtype, torch.float32)
-        if filled is None:
-            self.rows = torch.empty(self.count, channels, dtype=block.dtype)
-            self.mean, self.var = torch.empty(2, channels, dtype=self.exact)
-        else:
-            self.rows, self.mean, self.var = filled
+        self.rows = torch.empty(self.count, channels, dtype=block.dtype) if filled is None else filled
+        self.mean, self.var = torch.empty(2, channels, dtype=self.exact)
         # One scratch for relu(norm(...)), and where maps are kept in a lower precision its copy in that.
         self.scratch = torch.empty(0, dtype=self.exact)
         self.lower = torch.empty(0, dtype=block.dtype)
@@ -172,23 +168,18 @@ class Buffer:
         self.rows[:, start : start + value.shape[1]].view(n, h, w, -1).permute(0, 3, 1, 2).copy_(value)
 
     def write(self, start: int, value: Tensor) -> None:
-        """Put maps behind the channels that are there, and compute their statistics."""
+        """Put maps behind the channels that are there, normalised by their statistics."""
         value = value.to(self.block.dtype)
         if not (value.is_contiguous() or value.is_contiguous(memory_format=torch.channels_last)):
             value = value.contiguous()
-        self.put(start, value)
+        mean, var = statistics(value)
+        self.put(start, torch.native_batch_norm(value, None, None, mean, var, False, 0.0, self.block.eps)[0])
         channels = slice(start, start + value.shape[1])
-        self.mean[channels], self.var[channels] = statistics(value)
+        self.mean[channels], self.var[channels] = mean, var
 
     def affine(self, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-        """The norm of the first channels as a factor and a summand, from their batch statistics."""
-        c = len(scale)
-        factor = scale.to(self.exact) * (self.var[:c] + self.block.eps).rsqrt()
-        return factor, torch.addcmul(shift.to(self.exact), self.mean[:c], factor, value=-1)
-
-    def statistics(self, channels: int) -> tuple[Tensor, Tensor]:
-        """Mean and variance of the first channels."""
-        return self.mean[:channels], self.var[:channels]
+        """A norm of maps that are normalised already, as a factor and a summand."""
+        return scale.to(self.exact), shift.to(self.exact)
 
     def chunks(self, channels: int) -> Iterator[slice]:
         """The pixels, in pieces that fit the cache."""
@@ -269,37 +260,37 @@ class Buffer:
 class _Gradients:
     """The gradients of a buffer's maps, as sums over those that read them, and what batch norm subtracts from each."""
 
-    def __init__(self, buffer: Buffer) -> None:
+    def __init__(self, buffer: Buffer, var: Tensor) -> None:
         self.buffer, exact = buffer, buffer.exact
         self.block = buffer.block
         self.rows = torch.empty(buffer.rows.shape, dtype=exact)
-        self.inverse = (buffer.var + self.block.eps).rsqrt()
+        self.inverse = (var + self.block.eps).rsqrt()
         # Of the gradient by the normalised maps: its sum, and its product with them.
         self.sums, self.products = torch.zeros(2, buffer.rows.shape[1], dtype=exact)
         self.scratch = torch.empty(0, dtype=exact)
         self.lower = torch.empty(0, dtype=self.block.dtype)
 
     def take(self, start: int, width: int) -> Tensor:
-        """The whole gradient of some channels, once all that read them are done."""
-        channels, n, (size, h, w) = slice(start, start + width), self.buffer.count, self.buffer.shape
+        """The whole gradient of some channels, by what they were before they were normalised."""
+        channels, (n, h, w) = slice(start, start + width), self.buffer.shape
         inverse = self.inverse[channels]
-        slope = inverse.square() * self.products[channels] / n
-        level = inverse * self.sums[channels] / n - self.buffer.mean[channels] * slope
+        share = inverse / -self.buffer.count
         maps = self.buffer.rows[:, channels].to(self.buffer.exact)
-        g = torch.addcmul(self.rows[:, channels], maps, slope, value=-1).sub_(level)
-        return g.to(self.block.dtype).view(size, h, w, width).permute(0, 3, 1, 2)
+        g = torch.addcmul(share * self.sums[channels], self.rows[:, channels], inverse)
+        g.addcmul_(maps, share * self.products[channels])
+        return g.to(self.block.dtype).view(n, h, w, width).permute(0, 3, 1, 2)
 
     def through(self, scale: Tensor, shift: Tensor, weight: Tensor, arriving: Tensor) -> tuple[Tensor, ...]:
         """Back through a 1x1 convolution, ReLU and norm: by scale, shift and weight; the maps' goes to the sums."""
-        c, exact = weight.shape[1], self.buffer.exact
         matrix = weight.flatten(1).to(self.block.dtype)
-        into_weight = torch.zeros(matrix.shape, dtype=exact)
+        into_weight = None
         sums = _Sums(self, scale, shift)
-        for rows in self.buffer.chunks(c):
+        for rows in self.buffer.chunks(len(scale)):
             y = self.buffer.read(rows, *sums.affine)
             part = arriving[rows]
-            self._multiply(into_weight, part, self.buffer.lowered(y))
+            into_weight = self._multiply(into_weight, part, self.buffer.lowered(y))
             sums.add(rows, self._product(part, matrix), y)
+        assert into_weight is not None
         into_scale, into_shift = sums.close(into_weight, weight)
         return into_scale, into_shift, into_weight.view(weight.shape).to(weight.dtype)
 
@@ -334,7 +325,7 @@ class _Gradients:
         _, h, w = self.buffer.shape
         weight = behind[2]
         matrix = weight.flatten(1).to(self.block.dtype)
-        into_weight = torch.zeros(matrix.shape, dtype=self.buffer.exact)
+        into_weight = None
         sums = _Sums(self, scale, shift, first=True)
         for images in self.buffer.images():
             rows = slice(images.start * h * w, images.stop * h * w)
@@ -342,20 +333,22 @@ class _Gradients:
             given = self.buffer.lowered(y).view(-1, h, w, len(scale)).permute(0, 3, 1, 2)
             part = _rows(gradient[images])
             pooled = _last(F.avg_pool2d(given, 2))
-            self._multiply(into_weight, part, _rows(pooled))
+            into_weight = self._multiply(into_weight, part, _rows(pooled))
             spread = torch.ops.aten.avg_pool2d_backward(
                 _image_of(self._product(part, matrix), pooled.shape),
                 given.to(self.buffer.exact), [2, 2], [2, 2], [0, 0], False, True, None,
             )  # fmt: skip
             sums.add(rows, _rows(_last(spread)), y)
+        assert into_weight is not None
         into_scale, into_shift = sums.close(into_weight, weight)
         return into_scale, into_shift, into_weight.view(weight.shape).to(weight.dtype)
 
-    def _multiply(self, into: Tensor, arriving: Tensor, given: Tensor) -> None:
+    def _multiply(self, into: Tensor | None, arriving: Tensor, given: Tensor) -> Tensor:
+        if into is None:
+            return torch.mm(arriving.t(), given).to(self.buffer.exact)
         if into.dtype == given.dtype:
-            into.addmm_(arriving.t(), given)
-        else:
-            into += torch.mm(arriving.t(), given)
+            return into.addmm_(arriving.t(), given)
+        return into.add_(torch.mm(arriving.t(), given))
 
     def _product(self, arriving: Tensor, matrix: Tensor) -> Tensor:
         m, c = len(arriving), matrix.shape[1]
@@ -380,40 +373,37 @@ class _Sums:
     def __init__(
         self, back: _Gradients, scale: Tensor, shift: Tensor, first: bool = False, direct: bool = False
     ) -> None:
-        self.back, self.first, self.c = back, first, len(scale)
-        self.scale, self.shift, self.dtype = scale.to(back.buffer.exact), shift.to(back.buffer.exact), scale.dtype
-        self.affine = back.buffer.affine(scale, shift)
-        self.total = torch.zeros(self.c, dtype=back.buffer.exact)
-        few = torch.arange(self.c) if direct else (self.scale.abs() < _SMALL_SCALE).nonzero().flatten()
-        self.few = few if len(few) else None
-        self.moment = torch.zeros(len(few), dtype=back.buffer.exact)
+        self.back, self.first, self.dtype = back, first, scale.dtype
+        self.affine = self.scale, self.shift = back.buffer.affine(scale, shift)
+        self.total = torch.zeros_like(self.scale)
+        self.direct = torch.ones_like(scale, dtype=torch.bool) if direct else self.scale.abs() < _SMALL_SCALE
+        self.moment = torch.zeros_like(self.scale) if direct or bool(self.direct.any()) else None
 
     def add(self, rows: slice, passed: Tensor, y: Tensor | None) -> None:
         """Take in the gradient of some pixels, which is overwritten where a ReLU stands before it."""
-        back = self.back
+        back, c = self.back, len(self.scale)
         if y is not None:
             torch.ops.aten.threshold_backward.grad_input(passed, y, 0, grad_input=passed)
         self.total += passed.sum(0)
-        if self.few is not None:
-            maps = back.buffer.rows[rows, : self.c]
-            self.moment += (passed[:, self.few] * maps[:, self.few]).sum(0)
-        target = back.rows[rows, : self.c]
+        if self.moment is not None:
+            few = self.direct.nonzero().flatten()
+            self.moment[few] += (passed[:, few] * back.buffer.rows[rows, :c][:, few]).sum(0)
+        target = back.rows[rows, :c]
         if self.first:
-            torch.mul(passed, self.affine[0], out=target)
+            torch.mul(passed, self.scale, out=target)
         else:
-            target.addcmul_(passed, self.affine[0])
+            target.addcmul_(passed, self.scale)
 
     def close(self, into_weight: Tensor | None = None, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The gradients by scale and shift; what they say of the maps' goes to the sums there."""
-        back, c = self.back, self.c
-        into_scale = torch.zeros(c, dtype=self.total.dtype)
-        if weight is not None and into_weight is not None:
-            axes = [axis for axis in range(into_weight.ndim) if axis != 1]
-            joint = (into_weight * weight.to(into_weight.dtype).view(into_weight.shape)).sum(axes)
-            into_scale = torch.addcmul(joint, self.shift, self.total, value=-1).div_(self.scale)
-        if self.few is not None:
-            mean, inverse = back.buffer.mean[self.few], back.inverse[self.few]
-            into_scale[self.few] = (self.moment - mean * self.total[self.few]) * inverse
+        back, c = self.back, len(self.scale)
+        into_scale = self.moment
+        if into_weight is not None and weight is not None:
+            joint = into_weight * weight.view_as(into_weight)
+            product = joint.sum([axis for axis in range(joint.ndim) if axis != 1])
+            derived = torch.addcmul(product, self.shift, self.total, value=-1).div_(self.scale)
+            into_scale = derived if self.moment is None else torch.where(self.direct, self.moment, derived)
+        assert into_scale is not None
         back.sums[:c].addcmul_(self.scale, self.total)
         back.products[:c].addcmul_(self.scale, into_scale)
         return into_scale.to(self.dtype), self.total.to(self.dtype)

@@ -26,7 +26,7 @@ _TENSORS = (Tensor, nn.Parameter)
 
 def together(block: DenseBlock, behind: nn.Module, x: Tensor, memory: Memory) -> Tensor | None:
     """A dense block and what follows it in one, or None where only the plain way computes what the modules say."""
-    if memory == "plain" or type(x) not in _TENSORS or x.device.type != "cpu" or _watched():
+    if memory == "plain" or not alone(x):
         return None
     pairs = _pairs(block, behind)
     if pairs is None:
@@ -51,14 +51,18 @@ def together(block: DenseBlock, behind: nn.Module, x: Tensor, memory: Memory) ->
             return None
         y = densenet_buffer.run(plan, x, weights)
         with torch.no_grad():
-            for norm, (mean, var) in zip(norms, plan.statistics, strict=True):
-                _update(norm, mean, var, count)
+            _update(norms, plan.statistics, count)
         return y
     learns = torch.is_grad_enabled() and (x.requires_grad or any(weight.requires_grad for weight in weights))
     if any(batch) or learns or not x.numel() or any(layer.dropout and layer.training for layer in layers):
         return None
     known = [(norm.running_mean, norm.running_var) for norm in norms]
     return densenet_inference.run(plan, x, weights, known)
+
+
+def alone(x: Tensor) -> bool:
+    """Whether nobody but the caller sees what is computed of x, and it lies where the buffer pays."""
+    return type(x) in _TENSORS and x.device.type == "cpu" and not _watched()
 
 
 def _watched() -> bool:
@@ -167,15 +171,21 @@ def _precision(x: Tensor, weights: Sequence[Tensor]) -> torch.dtype | None:
     return x.dtype if kinds == {x.dtype} and x.dtype in (torch.float32, torch.float64) else None
 
 
-def _update(norm: nn.BatchNorm2d, mean: Tensor, var: Tensor, count: int) -> None:
-    """One step of a norm's running statistics, as it would make it itself."""
-    if not (norm.training and norm.track_running_stats) or norm.running_mean is None or norm.running_var is None:
-        return
-    momentum = norm.momentum
-    if norm.num_batches_tracked is not None:
-        norm.num_batches_tracked.add_(1)
-        if momentum is None:
-            momentum = 1 / float(norm.num_batches_tracked)
-    momentum = 0.0 if momentum is None else momentum
-    norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), momentum)
-    norm.running_var.lerp_((var * (count / (count - 1))).to(norm.running_var.dtype), momentum)
+def _update(norms: Sequence[nn.BatchNorm2d], statistics: Sequence[tuple[Tensor, Tensor]], count: int) -> None:
+    """One step of the norms' running statistics, as they would make it themselves."""
+    steps: dict[float, list[tuple[Tensor, Tensor, Tensor, Tensor]]] = {}
+    for norm, (mean, var) in zip(norms, statistics, strict=True):
+        if not (norm.training and norm.track_running_stats) or norm.running_mean is None or norm.running_var is None:
+            continue
+        momentum = norm.momentum
+        if norm.num_batches_tracked is not None:
+            norm.num_batches_tracked.add_(1)
+            if momentum is None:
+                momentum = 1 / float(norm.num_batches_tracked)
+        dtype = norm.running_mean.dtype
+        step = (norm.running_mean, norm.running_var, mean.to(dtype), var.to(dtype))
+        steps.setdefault(0.0 if momentum is None else momentum, []).append(step)
+    for momentum, found in steps.items():
+        means, variances, batch_means, batch_variances = (list(column) for column in zip(*found, strict=True))
+        torch._foreach_lerp_(means, batch_means, momentum)
+        torch._foreach_lerp_(variances, torch._foreach_mul(batch_variances, count / (count - 1)), momentum)
