@@ -233,6 +233,32 @@ class TestCurvature:
         other = curvature(net, batch, "cross_entropy", seed=1, **options)
         assert other.trace[0] != curvature(net, batch, "cross_entropy", **options).trace[0]
 
+    def test_what_is_interrupted_goes_on_to_the_same_bits(self, tmp_path: Path):
+        net, batch = tiny_resnet(), images()
+        asked: list[int] = []
+
+        def cross_entropy(output: Tensor, targets: Tensor) -> Tensor:
+            if len(asked) == 30:
+                raise KeyboardInterrupt
+            asked.append(1)
+            return F.cross_entropy(output, targets)
+
+        options: dict[str, Any] = {"groups": "blocks", "top": 2, "trace_products": 3, "runs": 2, "steps": 8}
+        unbroken = curvature(net, batch, F.cross_entropy, **options)
+        folder = tmp_path / "groups"
+        with pytest.raises(KeyboardInterrupt):
+            curvature(net, batch, cross_entropy, folder=folder, **options)
+        lines = [line for path in folder.glob("points-*") for line in path.read_text().splitlines()]
+        assert [line.split(",")[0] for line in lines] == ["[0"]
+        asked[:] = [1] * 31
+        assert curvature(net, batch, cross_entropy, folder=folder, **options) == unbroken
+        spent = len(asked) - 31
+        assert spent == unbroken.products[1]
+        assert curvature(net, batch, cross_entropy, folder=folder, **options) == unbroken
+        assert len(asked) - 31 == spent
+        with pytest.raises(SkipwayError, match="holds the points of another measurement: its top is 2, this one's is"):
+            curvature(net, batch, cross_entropy, folder=folder, **{**options, "top": 1})
+
     def test_in_double_precision(self):
         net, batch = mlp(5, 8, 3), points()
         found = curvature(net, batch, "cross_entropy", dtype=torch.float64, tolerance=1e-9, measure="eigenvalues")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -12,9 +15,11 @@ from torch import nn
 
 from skipway.errors import SkipwayError, choose
 from skipway.probe import lanczos
-from skipway.probe.batches import read_batches
+from skipway.probe.batches import Batches, read_batches
 from skipway.probe.figures import canvas, plotly_figure
-from skipway.probe.hessian import Hessian, block_patterns, in_pieces, in_precision, matching
+from skipway.probe.hessian import Hessian, block_patterns, in_pieces, in_precision, matching, method_of
+from skipway.probe.journal import Journal
+from skipway.probe.plane import fingerprint
 from skipway.probe.progress import progress
 from skipway.probe.quiet import quiet
 from skipway.probe.result import Result
@@ -158,6 +163,7 @@ def curvature(
     samples: int | None = None,
     batch_size: int | None = None,
     dtype: torch.dtype | None = None,
+    folder: str | Path | None = None,
 ) -> Curvature:
     """Measure the Hessian of the mean loss of `model` over `data`, for all its parameters or for groups of them.
 
@@ -174,9 +180,12 @@ def curvature(
     `groups` are patterns of parameter names, each measured by itself, as "layer3.*"; "blocks" for each block of the
     model; None for all trained parameters. In evaluation mode batches are weighted by their samples and may be cut to
     `batch_size` where memory is short; in training mode (`mode="train"`) BatchNorm couples the samples of each batch,
-    which then stay together. `dtype=torch.float64` measures on a copy in that precision. The model is left as it was.
+    which then stay together. `dtype=torch.float64` measures on a copy in that precision. With `folder`, each group is
+    kept as it is measured, and the same call goes on where a run was stopped, to the same bits. The model is left as it
+    was.
 
-    Raises SkipwayError where no parameter fits a pattern, or the loss cannot be differentiated.
+    Raises SkipwayError where no parameter fits a pattern, the loss cannot be differentiated, or the folder holds
+    another measurement.
 
     >>> net = nn.Linear(2, 1, bias=False)
     >>> x = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
@@ -207,24 +216,104 @@ def curvature(
         named = [(pattern, matching(measured, pattern)) for pattern in patterns] or [
             ("all parameters", matching(measured, None))
         ]
-        found: list[dict[str, Any]] = []
-        ends = max(products, steps * ("density" in chosen)) * ("eigenvalues" in chosen)
-        drawn = runs - ("eigenvalues" in chosen)
-        per_group = ends + trace_products * ("trace" in chosen) + drawn * steps * ("density" in chosen)
-        with progress("curvature", per_group * len(named)) as advance:
+        settings = _Settings(chosen, top, bottom, tolerance, products, trace_products, runs, steps)
+        journal = None
+        if folder is not None:
+            told = _manifest(settings, measured, batches, named, vars(policy))
+            journal = Journal(folder, told, settings.columns)
+        kept, there = journal.read(len(named)) if journal is not None else (None, [False] * len(named))
+        found: list[np.ndarray] = []
+        with contextlib.ExitStack() as stack:
+            if journal is not None:
+                stack.callback(journal.close)
+            advance = stack.enter_context(progress("curvature", settings.most * len(named)))
             for number, (_, names) in enumerate(named):
-                hessian = Hessian(measured, batches, names)
-                group = _Group(hessian, seed, number, lambda: advance(1))
-                found.append(group.measure(chosen, top, bottom, tolerance, products, trace_products, runs, steps))
-                advance(per_group - group.told)
-    stacked = {name: np.stack([part[name] for part in found]) for name in found[0] if name != "method"}
+                done = 0
+                if kept is not None and there[number]:
+                    values = kept[number]
+                else:
+                    group = _Group(Hessian(measured, batches, names), seed, number, lambda: advance(1))
+                    values = group.measure(settings)
+                    done = group.told
+                    if journal is not None:
+                        journal.add(number, values.tolist())
+                found.append(values)
+                advance(settings.most - done)
+    parts = settings.split(np.stack(found))
+    differences = parts.pop("differences")[:, 0]
     return Curvature(
         policy=policy,
         groups=tuple(name for name, _ in named),
         tolerance=tolerance,
-        method="; ".join(dict.fromkeys(part["method"] for part in found)),
-        **stacked,
+        method="; ".join(dict.fromkeys(method_of(None if step != step else step) for step in differences.tolist())),
+        **parts,
     )
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What is measured of each group, and how its numbers lie in a row."""
+
+    chosen: tuple[str, ...]
+    top: int
+    bottom: int
+    tolerance: float
+    products: int
+    trace_products: int
+    runs: int
+    steps: int
+
+    @property
+    def most(self) -> int:
+        """The products that a group takes at most."""
+        ends, density = "eigenvalues" in self.chosen, "density" in self.chosen
+        found = max(self.products, self.steps * density) * ends
+        return found + self.trace_products * ("trace" in self.chosen) + (self.runs - ends) * self.steps * density
+
+    @property
+    def shapes(self) -> dict[str, tuple[tuple[int, ...], type]]:
+        ends = "eigenvalues" in self.chosen
+        top, bottom = (self.top * ends,), (self.bottom * ends,)
+        nodes = (self.runs, self.steps) if "density" in self.chosen else (0, 0)
+        return {
+            "parameters": ((), np.int64), "top": (top, np.float64), "bottom": (bottom, np.float64),
+            "top_residuals": (top, np.float64), "bottom_residuals": (bottom, np.float64),
+            "top_converged": (top, np.bool_), "bottom_converged": (bottom, np.bool_), "trace": ((), np.float64),
+            "trace_error": ((), np.float64), "nodes": (nodes, np.float64), "weights": (nodes, np.float64),
+            "width": ((), np.float64), "products": ((), np.int64), "differences": ((1,), np.float64),
+        }  # fmt: skip
+
+    @property
+    def columns(self) -> int:
+        return sum(math.prod(shape) for shape, _ in self.shapes.values())
+
+    def join(self, found: dict[str, Any]) -> np.ndarray:
+        """A group's numbers in a row."""
+        return np.concatenate([np.asarray(found[name], dtype=np.float64).ravel() for name in self.shapes])
+
+    def split(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """The numbers of all groups, (groups, ...) each."""
+        found, start = {}, 0
+        for name, (shape, kind) in self.shapes.items():
+            size = math.prod(shape)
+            found[name] = rows[:, start : start + size].reshape(len(rows), *shape).astype(kind)
+            start += size
+        return found
+
+
+def _manifest(
+    settings: _Settings, model: nn.Module, batches: Batches, named: Sequence[tuple[str, tuple[str, ...]]],
+    policy: dict[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+    return {
+        "what": "curvature",
+        "policy": policy,
+        "loss_name": batches.loss.name,
+        **vars(settings),
+        "groups": [[name, list(names)] for name, names in named],
+        "weights": fingerprint([{**dict(model.named_parameters()), **dict(model.named_buffers())}]),
+        "data": fingerprint([[batch.args, batch.kwargs, batch.targets] for batch in batches]),
+    }
 
 
 class _Group:
@@ -238,44 +327,43 @@ class _Group:
         self.told = 0
         self._like = torch.zeros(hessian.size, device=hessian.device, dtype=hessian.dtype)
 
-    def measure(
-        self, chosen: Sequence[str], top: int, bottom: int, tolerance: float, products: int, trace_products: int,
-        runs: int, steps: int,
-    ) -> dict[str, Any]:  # fmt: skip
-        found: dict[str, Any] = {"parameters": np.int64(self._hessian.size)}
-        if "eigenvalues" not in chosen:
-            top = bottom = 0
-        for end, count in (("top", top), ("bottom", bottom)):
-            found |= {end: np.full(count, np.nan), f"{end}_residuals": np.full(count, np.nan)}
-            found[f"{end}_converged"] = np.zeros(count, dtype=bool)
-        wanted = steps if "density" in chosen else 0
+    def measure(self, asked: _Settings) -> np.ndarray:
+        hessian, unknown = self._hessian, np.float64(np.nan)
+        found: dict[str, Any] = {"trace": unknown, "trace_error": unknown, "width": unknown}
+        found |= {name: np.zeros(0) for name in ("nodes", "weights")}
+        for name, (shape, kind) in asked.shapes.items():
+            if name.startswith(("top", "bottom")):
+                found[name] = np.full(shape, False if kind is np.bool_ else np.nan)
         drawn: list[tuple[np.ndarray, np.ndarray]] = []
-        if "eigenvalues" in chosen:
+        if "eigenvalues" in asked.chosen:
             ends = lanczos.extreme_eigenvalues(
-                self._product, self._like, top, bottom, tolerance, products, self._generator(0), wanted
-            )
+                self._product, self._like, asked.top, asked.bottom, asked.tolerance, asked.products,
+                self._generator(0), asked.steps if "density" in asked.chosen else 0,
+            )  # fmt: skip
             drawn.append((ends.nodes, ends.weights))
             for name in ("top", "bottom", "top_residuals", "bottom_residuals", "top_converged", "bottom_converged"):
                 values = getattr(ends, name)
                 found[name][: len(values)] = values
-        found["trace"], found["trace_error"] = np.float64(np.nan), np.float64(np.nan)
-        if "trace" in chosen:
-            value, error = lanczos.trace(self._product, self._like, trace_products, self._generator(1))
-            found["trace"], found["trace_error"] = np.float64(value), np.float64(error)
-        found["nodes"], found["weights"], found["width"] = np.zeros((0, 0)), np.zeros((0, 0)), np.float64(np.nan)
-        if "density" in chosen:
-            generator = self._generator(2)
-            while len(drawn) < runs:
-                drawn.append(lanczos.quadrature(self._product, self._like, steps, generator))
-            # Where the space is spanned earlier there are fewer nodes; those added weigh nothing.
-            found["nodes"] = np.stack([np.pad(nodes, (0, steps - len(nodes)), mode="edge") for nodes, _ in drawn])
-            found["weights"] = np.stack([np.pad(weights, (0, steps - len(weights))) for _, weights in drawn])
-            reach = found["nodes"].max() - found["nodes"].min()
-            width = reach / ((steps - 1) * np.sqrt(8 * np.log(3)))
-            found["width"] = np.float64(width or max(abs(found["nodes"].max()), 1.0) * 1e-3)
-        found["products"] = np.int64(self._hessian.products)
-        found["method"] = self._hessian.method
-        return found
+        if "trace" in asked.chosen:
+            found["trace"], found["trace_error"] = lanczos.trace(
+                self._product, self._like, asked.trace_products, self._generator(1)
+            )
+        if "density" in asked.chosen:
+            found |= self._density(asked, drawn)
+        found |= {"parameters": hessian.size, "products": hessian.products}
+        found["differences"] = np.nan if hessian.differences is None else hessian.differences
+        return asked.join(found)
+
+    def _density(self, asked: _Settings, drawn: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
+        """The quadratures of all runs, of which some may be drawn already."""
+        generator = self._generator(2)
+        while len(drawn) < asked.runs:
+            drawn.append(lanczos.quadrature(self._product, self._like, asked.steps, generator))
+        # Where the space is spanned earlier there are fewer nodes; those added weigh nothing.
+        nodes = np.stack([np.pad(nodes, (0, asked.steps - len(nodes)), mode="edge") for nodes, _ in drawn])
+        weights = np.stack([np.pad(weights, (0, asked.steps - len(weights))) for _, weights in drawn])
+        width = (nodes.max() - nodes.min()) / ((asked.steps - 1) * np.sqrt(8 * np.log(3)))
+        return {"nodes": nodes, "weights": weights, "width": width or max(abs(nodes.max()), 1.0) * 1e-3}
 
     def _product(self, v: torch.Tensor) -> torch.Tensor:
         self.told += 1

@@ -44,26 +44,24 @@ class Hessian:
         self.size = sum(self._sizes)
         self.device, self.dtype = self._parameters[0].device, self._parameters[0].dtype
         self.products = 0
-        self._differences: float | None = None
+        self.differences: float | None = None
         self._looked = False
 
     @property
     def method(self) -> str:
         """How products are computed."""
-        if self._differences is None:
-            return "double backward"
-        return f"central differences of the gradient, step {self._differences:.1g} (1 + |w|) / |v|"
+        return method_of(self.differences)
 
     def product(self, v: Float[Tensor, " parameters"]) -> Float[Tensor, " parameters"]:
         """H v."""
         self.products += 1
-        if self._differences is None:
+        if self.differences is None:
             try:
                 return self._sum(lambda batch: self._double_backward(batch, self._split(v)))
             except RuntimeError as error:
                 if not _has_no_second_derivative(error):
                     raise
-                self._differences = _STEPS.get(self.dtype, 0.2)
+                self.differences = _STEPS.get(self.dtype, 0.2)
         return self._difference(v)
 
     def gradient(self) -> Float[Tensor, " parameters"]:
@@ -113,13 +111,13 @@ class Hessian:
         )
 
     def _difference(self, v: Tensor) -> Tensor:
-        assert self._differences is not None
+        assert self.differences is not None
         length = float(v.norm())
         if length == 0:
             return torch.zeros_like(v)
         weights = [parameter.detach().clone() for parameter in self._parameters]
         size = float(torch.stack([weight.norm() for weight in weights]).norm())
-        step = self._differences * (1 + size) / length
+        step = self.differences * (1 + size) / length
         gradients = []
         try:
             for sign in (1, -1):
@@ -134,6 +132,13 @@ class Hessian:
     def _split(self, v: Tensor) -> list[Tensor]:
         parts = v.split(self._sizes)
         return [part.view_as(parameter) for part, parameter in zip(parts, self._parameters, strict=True)]
+
+
+def method_of(differences: float | None) -> str:
+    """How products are computed that take differences of this step, or none."""
+    if differences is None:
+        return "double backward"
+    return f"central differences of the gradient, step {differences:.1g} (1 + |w|) / |v|"
 
 
 @contextmanager
