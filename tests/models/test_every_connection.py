@@ -16,7 +16,7 @@ from skipway import connect
 
 # What a family cannot take, and the reason in its refusal.
 WIDTH = r"keep their width, which .* does not: choose an additive connection"
-ADDITIVE = dict.fromkeys(("concat", "attention-gate", "residual-path", "dense"), WIDTH)
+ADDITIVE: dict[str, str] = dict.fromkeys(("concat", "attention-gate", "residual-path", "dense"), WIDTH)
 TOKENS = {**ADDITIVE, "residual-path": r"neighbours of each position, which tokens \(dims=0\) do not have"}
 MASKED = {**TOKENS, **dict.fromkeys(("pooled-gate", "squeeze-excite"), "mean over all tokens, and so looks at padding")}
 ANYTHING: dict[str, str] = {}

@@ -13,6 +13,7 @@ from torch import nn
 
 import skipway as sw
 from skipway.models import ResNet, ResNetPlan, cifar_resnet, cifar_resnext, wide_resnet
+from skipway.models.weights import guess
 
 SMALL = (1, 2, 1, 1)
 
@@ -43,7 +44,7 @@ def test_the_wide_resnet_does(n: int) -> None:
 
 @pytest.mark.parametrize("name", ["resnext50_32x4d", "wide_resnet50_2", "se_resnet50"])
 def test_the_published_sizes_have_the_reference_s_entries_in_its_order(name: str) -> None:
-    options: dict[str, dict[str, int]] = {
+    options: dict[str, dict[str, Any]] = {
         "resnext50_32x4d": {"inner": 128, "groups": 32},
         "wide_resnet50_2": {"inner": 128},
         "se_resnet50": {"squeeze": 16},
@@ -70,6 +71,11 @@ def test_timm_names_the_excitation_between_the_last_norm_and_the_projection() ->
     assert block[at : at + 4] == ["se.fc1.weight", "se.fc1.bias", "se.fc2.weight", "se.fc2.bias"]
     assert block[at - 1] == "bn2.running_var"
     assert block[at + 4] == "downsample.0.weight"
+
+
+def test_weights_that_do_not_fit_are_told_for_what_they_are() -> None:
+    state = sw.models.create("se_resnet14", width=4).state_dict()
+    assert guess(state) == "an SE-ResNet-14 (blocks 2-2-2) for 10 classes"
 
 
 def test_the_preset_is_the_family() -> None:
@@ -131,7 +137,7 @@ def test_dropout_lies_between_the_convolutions_in_training_alone() -> None:
         ("resnext-20-2x2", {"width": 4}, {"identity": 3, "projection": 3}),
     ],
 )
-def test_a_trace_finds_their_skips(name: str, options: dict[str, int], shortcuts: dict[str, int]) -> None:
+def test_a_trace_finds_their_skips(name: str, options: dict[str, Any], shortcuts: dict[str, int]) -> None:
     model: Any = sw.models.create(name, **options).eval()
     graph = sw.trace(model, torch.randn(1, 3, 16, 16))
     assert Counter(skip.shortcut for skip in graph.skips) == shortcuts

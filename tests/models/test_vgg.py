@@ -13,6 +13,7 @@ from torch import nn
 
 import skipway as sw
 from skipway.models import VGG, VGGPlan, cifar_vgg, imagenet_vgg
+from skipway.models.weights import guess
 
 PLANS: dict[int, list[int | str]] = {
     11: [64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M"],
@@ -113,6 +114,13 @@ def test_what_stands_before_a_branch_is_not_done_by_the_stem_but_after_the_last(
     y = features.tail_norm(y) if norm and normed else y
     y = F.relu(y) if relu else y
     torch.testing.assert_close(model(x), model.classifier(y.mean((2, 3))))
+
+
+@norms
+def test_weights_that_do_not_fit_are_told_for_what_they_are(norm: bool) -> None:
+    told = "a VGG-13 with batch norm for 7 classes" if norm else "a VGG-13 for 7 classes"
+    assert guess(cifar_vgg(13, num_classes=7, width=1, batch_norm=norm).state_dict()) == told
+    assert guess(imagenet_vgg(13, num_classes=7, width=1, hidden=2, batch_norm=norm).state_dict()) == told
 
 
 def test_a_trace_finds_the_skips() -> None:

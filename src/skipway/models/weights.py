@@ -200,7 +200,13 @@ def guess(state: State) -> str:
         blocks = [len(stages[stage]) for stage in sorted(stages)]
         convolutions = 3 if "layer1.0.conv3.weight" in state else 2
         plan = "-".join(map(str, blocks))
-        return f"a ResNet-{sum(blocks) * convolutions + 2} (blocks {plan}){classes}"
+        kind = "an SE-ResNet" if "layer1.0.se.fc1.weight" in state else "a ResNet"
+        return f"{kind}-{sum(blocks) * convolutions + 2} (blocks {plan}){classes}"
+    last = state.get("classifier.6.weight", state.get("classifier.weight"))
+    if "features.0.weight" in state and last is not None:
+        layers = sum(value.ndim == 4 for name, value in state.items() if re.fullmatch(r"features\.\d+\.weight", name))
+        norms = " with batch norm" if "features.1.running_mean" in state else ""
+        return f"a VGG-{layers + 3}{norms} for {len(last)} classes"
     if "outc.conv.weight" in state and any(name.startswith("down1.maxpool_conv.") for name in state):
         levels = sum(bool(re.fullmatch(r"down\d+\.maxpool_conv\.1\.double_conv\.0\.weight", name)) for name in state)
         way = "transposed convolutions" if "up1.up.weight" in state else "interpolation"
@@ -217,7 +223,7 @@ def guess(state: State) -> str:
         ("features.denseblock", "a DenseNet"),
         ("blocks.0.attn", "a Vision Transformer in timm's layout"),
         ("encoder.layers.encoder_layer_0", "a Vision Transformer in torchvision's layout"),
-        ("features.0.", "a VGG or another sequential network"),
+        ("features.0.", "a sequential network"),
     )
     for mark, meaning in marks:
         if any(name.startswith(mark) for name in state):
