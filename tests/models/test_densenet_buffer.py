@@ -180,7 +180,8 @@ def test_running_statistics_move_by_each_norms_own_momentum(momentum: float | No
             norm.momentum = momentum
     for _ in range(3):
         x = images()
-        ours(x), theirs(x)
+        ours(x)
+        theirs(x)
     for key, value in theirs.state_dict().items():
         torch.testing.assert_close(ours.state_dict()[key], value, rtol=1e-12, atol=1e-12)
 
@@ -335,8 +336,12 @@ def test_bfloat16_is_as_near_to_the_truth_as_the_ordinary_way() -> None:
     assert ours.features.get_buffer("norm5.running_mean").dtype == torch.float32
 
 
+def _doubled(module: nn.Module, args: Any, y: Tensor) -> Tensor:
+    return 2 * y
+
+
 def _hook(model: DenseNet) -> None:
-    model.features.get_submodule("denseblock1.denselayer2.norm2").register_forward_hook(lambda m, a, y: 2 * y)
+    model.features.get_submodule("denseblock1.denselayer2.norm2").register_forward_hook(_doubled)
 
 
 def _wrapped_forward(model: DenseNet) -> None:
@@ -438,8 +443,8 @@ def test_modes_transforms_and_other_norms_see_the_ordinary_operations(shared_run
     for model in (ours, theirs):
         model.eval()
 
-    def loss(weights: dict[str, Tensor], model: nn.Module) -> Tensor:
-        return functional_call(model, weights, (x,)).square().sum()
+    def loss(weights: dict[str, nn.Parameter], model: nn.Module) -> Tensor:
+        return functional_call(model, dict(weights), (x,)).square().sum()
 
     agree(list(grad(loss)(weights, ours).values()), list(grad(loss)(weights, theirs).values()), 1e-10)
     tangents = tuple(torch.ones_like(t) for t in (x,))

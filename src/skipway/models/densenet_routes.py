@@ -185,7 +185,9 @@ def _update(norms: Sequence[nn.BatchNorm2d], statistics: Sequence[tuple[Tensor, 
         dtype = norm.running_mean.dtype
         step = (norm.running_mean, norm.running_var, mean.to(dtype), var.to(dtype))
         steps.setdefault(0.0 if momentum is None else momentum, []).append(step)
+    # torch has these for all its optimizers and does not declare them.
+    every: Any = torch
     for momentum, found in steps.items():
         means, variances, batch_means, batch_variances = (list(column) for column in zip(*found, strict=True))
-        torch._foreach_lerp_(means, batch_means, momentum)
-        torch._foreach_lerp_(variances, torch._foreach_mul(batch_variances, count / (count - 1)), momentum)
+        every._foreach_lerp_(means, batch_means, momentum)
+        every._foreach_lerp_(variances, every._foreach_mul(batch_variances, count / (count - 1)), momentum)
