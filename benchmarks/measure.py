@@ -87,7 +87,7 @@ def record(name: str, results: dict[str, Any]) -> None:
     machine = {
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "load_before": round(os.getloadavg()[0], 2),
@@ -98,7 +98,7 @@ def record(name: str, results: dict[str, Any]) -> None:
     print(text)
 
 
-def _processor() -> str:
+def processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

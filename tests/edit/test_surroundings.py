@@ -127,6 +127,16 @@ def test_onnx():
         equal(torch.from_numpy(found), edited(x), 1e-4)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_trace_to_torchscript(make: Edit):
+    """What ONNX's exporter without `dynamo` is given; it knows no copying into a tensor."""
+    model, x = convolutions()
+    edited = make(model, x).eval()
+    traced: Any = torch.jit.trace(edited, (x,), check_trace=False)
+    equal(traced(2 * x), edited(2 * x))
+    assert "aten::copy_" not in str(traced.inlined_graph)
+
+
 def test_copies_and_files(make: Edit):
     model, x = chain()
     edited = make(model, x).eval()

@@ -342,6 +342,9 @@ def put(target: Tensor, result: Any, *given: Any) -> Any:
     """The result, put into the tensor that the replaced operation would have changed."""
     if result is target:
         return result
+    if torch._C._get_tracing_state() is not None:
+        # The exporter to ONNX that traces knows no copying into a tensor.
+        return target.zero_().add_(result)
     if not target.is_meta:
         return target.copy_(result)
     # The branch was not run, so there is no memory to write to: its stand-in becomes the result, if nothing forbids it.
