@@ -83,6 +83,10 @@ SLIPS: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: wrong.Residual(reweight=sw.SqueezeExcite),
         "not the class SqueezeExcite: call it",
     ),
+    "class of a plain connection's reweighting": (
+        lambda: wrong.Plain(reweight=sw.SqueezeExcite),
+        "reweight= takes a SqueezeExcite or None, not the class SqueezeExcite: call it",
+    ),
     "class of a shortcut": (
         lambda: wrong.Residual(shortcut=sw.ZeroPad),
         "shortcut= takes Identity(), Projection() or ZeroPad(), not the class",

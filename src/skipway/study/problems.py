@@ -91,7 +91,7 @@ def _classification(choice: DataChoice) -> Problem:
     mean, deviation = images.statistics
     return Problem(
         Classification(images, augment=augment),
-        {"num_classes": len(images.classes), "in_channels": images.channels},
+        {"num_classes": len(images.classes), "in_channels": images.channels, "image_size": images.size[0]},
         {
             **images.facts(), "class_names": list(images.classes),
             "mean": mean.flatten().tolist(), "deviation": deviation.flatten().tolist(),
