@@ -142,9 +142,9 @@ def test_a_map_is_cut_at_its_middle() -> None:
     """With everything below left out and the bare image as the stream, what is cropped is the border."""
     skip = sw.Residual(merge="concat", drop=sw.StochasticDepth(1 - 1e-9, schedule="constant"))
     net = unet(skip, width=2, in_channels=1, fit="crop", levels=2)
-    seen: list[Tensor] = []
-    net.get_submodule("up2.conv").register_forward_pre_hook(lambda module, given: seen.append(given[0]))
-    net.get_submodule("inc").register_forward_hook(lambda module, given, y: seen.append(y))
+    seen: list[Any] = []
+    net.get_submodule("up2.conv").register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    net.get_submodule("inc").register_forward_hook(lambda module, args, output: seen.append(output))
     net(torch.randn(2, 1, 11, 14))
     whole, cut = seen
     assert torch.equal(cut[:, :2], whole[:, :, 1:9, 1:13])

@@ -66,10 +66,16 @@ def test_every_connection_is_a_short_skip_or_says_why_not(skip: str, block: Any)
     assert trains(net, images(), may_lack=skip == "stochastic-depth").shape == (2, 1, *SPACES[2])
 
 
-@pytest.mark.parametrize("dims", SPACES)
+@pytest.mark.parametrize(
+    ("dims", "norm"),
+    [
+        pytest.param(dims, norm, marks=[pytest.mark.slow] if dims != 2 and norm != "batch" else [])
+        for dims in SPACES
+        for norm in ("batch", "instance", "group", "layer", "none")
+    ],
+)
 @pytest.mark.parametrize("block", ["double", "residual", "preactivation", "dense"])
 @pytest.mark.parametrize("up", ["transposed", "interpolated", "nearest"])
-@pytest.mark.parametrize("norm", ["batch", "instance", "group", "layer", "none"])
 def test_blocks_norms_and_ways_up_combine(dims: int, block: Any, up: Any, norm: Any) -> None:
     up = {1: "linear", 2: "bilinear", 3: "trilinear"}[dims] if up == "interpolated" else up
     net = small(["concat", "residual"], dims, block=block, up=up, norm=norm, num_classes=3)
@@ -192,14 +198,11 @@ def test_checkpointing_changes_nothing_but_memory(skip: str, block: Any) -> None
     results = []
     for net in (plain, kept):
         torch.manual_seed(3)
-        for _ in range(2):
-            x = images().requires_grad_()
-            net.zero_grad()
-            y = net(x)
-            y.square().sum().backward()
-        results.append(
-            [y, x.grad, torch.get_rng_state(), *(p.grad for p in net.parameters()), *net.state_dict().values()]
-        )
+        x = images().requires_grad_()
+        outputs = [net(x) for _ in range(2)]
+        torch.stack(outputs).square().sum().backward()
+        gradients = [x.grad, *(parameter.grad for parameter in net.parameters())]
+        results.append([*outputs, *gradients, torch.get_rng_state(), *net.state_dict().values()])
     for found, expected in zip(*results, strict=True):
         assert (found is None) == (expected is None)
         assert found is None or torch.equal(found, expected)

@@ -191,8 +191,9 @@ def _sizes(sizes: Sequence[int]) -> str:
 
 
 def _one_a_level(skip: str | Kind | Sequence[str | Kind], plan: UNetPlan) -> list[Kind]:
-    one_for_all = isinstance(skip, (str, Kind)) or not isinstance(skip, Sequence)
-    given = [skip] * plan.levels if one_for_all else list(skip)
+    given: list[Any] = [skip] * plan.levels
+    if isinstance(skip, Sequence) and not isinstance(skip, (str, Kind)):
+        given = list(skip)
     if len(given) != plan.levels:
         raise SkipwayError(
             f"skip= has {len(given)} entries for {plan.levels} levels: give one connection, or one a level from full "
