@@ -13,7 +13,7 @@ from torch import nn
 import measure
 import peers
 import skipway as sw
-from resnet import inference, report, training_step
+from resnet import inference, training_step
 
 
 def compare(ours: nn.Module, theirs: nn.Module, side: int, batches: tuple[int, int], rounds: int) -> dict:
@@ -40,6 +40,18 @@ def compare(ours: nn.Module, theirs: nn.Module, side: int, batches: tuple[int, i
             steps[name] = training_step(net.train(), given, labels)
         results[f"training_step, {_named(layout)}"] = report(steps, rounds) | {"shape": list(given.shape)}
     return results
+
+
+def report(runs: dict[str, Callable[[], None]], rounds: int) -> dict:
+    seconds = measure.alternate(runs, rounds)
+    # A first profile does not see the end of blocks that were there before it, and so tells too much.
+    memory = {name: (measure.peak_bytes(run), measure.peak_bytes(run))[1] for name, run in runs.items()}
+    return {
+        "time_ratio": measure.ratio(seconds["ours"], seconds["theirs"]),
+        "milliseconds": {name: round(sorted(times)[len(times) // 2] * 1000, 1) for name, times in seconds.items()},
+        "memory_ratio": round(memory["ours"] / memory["theirs"], 4),
+        "peak_mib": {name: round(held / 2**20, 1) for name, held in memory.items()},
+    }
 
 
 def checkpointed(side: int, batch: int, rounds: int) -> dict:
