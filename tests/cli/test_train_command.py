@@ -45,6 +45,7 @@ def test_train_says_what_came_out_and_predict_uses_it(
 
 
 def test_a_text_is_gone_on_with(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    monkeypatch.setattr("skipway.study.tasks.language._WRITTEN", 10)
     (tmp_path / "text.txt").write_text("to be or not to be, " * 40)
     run = str(tmp_path / "run")
     small = ["--steps", "5", "--length", "16", "--batch-size", "4"]

@@ -20,17 +20,12 @@ def studies(draw: st.DrawFn) -> list[Row]:
     errors = st.sampled_from([0.0, 0.001, 0.01, 0.1, 0.5, 0.55, 0.6, 0.9])
     ends = st.none() | st.just({"epoch": 1, "step": 3}) if draw(st.booleans()) else st.none()
     return [
-        (depth, skip, seed, draw(errors), draw(ends))
-        for seed in range(seeds)
-        for depth in depths
-        for skip in skips
+        (depth, skip, seed, draw(errors), draw(ends)) for seed in range(seeds) for depth in depths for skip in skips
     ]
 
 
 def _errors(records: list[Record], skip: str, depth: int) -> list[float]:
-    return [
-        1.0 if r.diverged else r.train_error[-1] or 0.0 for r in records if (r.skip, r.depth) == (skip, depth)
-    ]
+    return [1.0 if r.diverged else r.train_error[-1] or 0.0 for r in records if (r.skip, r.depth) == (skip, depth)]
 
 
 def _mean(values: list[float]) -> float:
@@ -95,9 +90,7 @@ def test_the_sentence_is_true_of_its_table(rows: list[Row]):
 
 def _sentence(*rows: tuple[int, str, list[float]]) -> str:
     records = [
-        make_record(depth, skip, seed, train=error)
-        for depth, skip, errors in rows
-        for seed, error in enumerate(errors)
+        make_record(depth, skip, seed, train=error) for depth, skip, errors in rows for seed, error in enumerate(errors)
     ]
     return answer(summarise(records)).sentence
 

@@ -166,6 +166,19 @@ def test_steps_cover_everything_but_a_rest_too_small_to_share(count: int, size: 
     assert count < 16 or next_pass != seen
 
 
+def test_examples_of_like_length_share_a_step():
+    lengths = torch.randint(1, 40, (203,))
+    order, other = Order(203, 8, 1, seed=0, lengths=lengths), Order(203, 8, 1, seed=1, lengths=lengths)
+    steps = [order.step(step)[0][0] for step in range(order.steps)]
+    assert sorted(torch.cat(steps).tolist()) == list(range(203))
+    spread = [int(lengths[step].max() - lengths[step].min()) for step in steps]
+    assert sum(spread) / len(spread) < 4
+    # Steps of short and long examples follow one another at random.
+    means = [float(lengths[step].float().mean()) for step in steps[:-1]]
+    assert means != sorted(means)
+    assert not torch.equal(steps[0], other.step(0)[0][0])
+
+
 def test_weight_layers_stand_in_the_order_in_which_they_run():
     class Backwards(nn.Module):
         def __init__(self) -> None:

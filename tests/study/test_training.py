@@ -160,6 +160,11 @@ def test_a_loss_that_is_not_finite_ends_with_a_sentence(tmp_path: Path):
         ("resnet8", {"learning_rate": -1.0}, "learning_rate is -1.0; it must be above 0"),
         ("resnet8", {"crop": 4}, "crop is not for classification"),
         ("resnet8", {"accumulate": 200}, "120 training examples do not divide among 200 batches"),
+        (
+            "resnet8",
+            {"options": {"block": nn.ReLU}},
+            "option block is a type; a training keeps numbers, words and lists",
+        ),
         ("resnet8", {"logger": "tensorbord"}, "did you mean 'tensorboard'"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -12,6 +13,7 @@ from skipway.study.run_folder import RunFolder
 from skipway.study.training import best_of
 
 _LOGGED_STEPS = 10
+_PATIENCE = 20.0
 
 
 class Keeper(Callback):
@@ -19,6 +21,7 @@ class Keeper(Callback):
 
     def __init__(self, run: RunFolder, loop: Loop, progress: TrainingProgress, title: str) -> None:
         self.run, self.loop, self.progress, self.title = run, loop, progress, title
+        self._drawn = time.monotonic()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -35,7 +38,10 @@ class Keeper(Callback):
         if best:
             self.run.write_weights(self.run.best, self.loop.network.state_dict())
         self.run.write_history(curves)
-        self.run.draw(curves, judge, self.title)
+        # Drawing takes longer than a round of a small training, and its last curve is drawn at the end.
+        if time.monotonic() - self._drawn > _PATIENCE:
+            self.run.draw(curves, judge, self.title)
+            self._drawn = time.monotonic()
         measured = {name: values[-1] for name, values in curves.items()}
         if trainer.logger is not None:
             trainer.logger.log_metrics(measured, trainer.global_step)

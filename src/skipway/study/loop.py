@@ -56,6 +56,8 @@ class Round:
             sampler=range(len(self)),
             num_workers=self.workers,
             collate_fn=_as_it_is,
+            # What is trained need not be picklable.
+            multiprocessing_context="fork",
             # Of its own, or it would draw from the numbers that the layers draw from.
             generator=torch.Generator(),
         )

@@ -95,7 +95,7 @@ class RunFolder:
             rows.append([str(number), *(repr(value) for value in values)])
         write_text(self.path / "history.csv", "\n".join(",".join(row) for row in rows) + "\n")
 
-    def draw(self, curves: Curves, judge: str, title: str) -> Path:
+    def draw(self, curves: Curves, judge: str, title: str) -> None:
         """curve.png: the losses, and the metric that judges, over the rounds."""
         from matplotlib.figure import Figure
 
@@ -113,10 +113,12 @@ class RunFolder:
             axes.grid(alpha=0.3)
             axes.xaxis.get_major_locator().set_params(integer=True)
         figure.suptitle(title)
+        self.write_figure(self.path / "curve.png", figure)
+
+    def write_figure(self, path: Path, figure: Any) -> None:
         content = io.BytesIO()
         figure.savefig(content, format="png", dpi=120)
-        write_whole(self.path / "curve.png", content.getvalue())
-        return self.path / "curve.png"
+        write_whole(path, content.getvalue())
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import multiprocessing
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -121,7 +122,14 @@ def train(
             check_whole(name, value, 1)
     check_whole("seed", seed, 0)
     check_whole("workers", workers, 0)
+    if workers and "fork" not in multiprocessing.get_all_start_methods():
+        raise SkipwayError("workers are copies of this process, which this system does not make; leave workers out")
     options = dict(options or {})
+    for name, value in options.items():
+        if not _plain(value):
+            raise SkipwayError(
+                f"option {name} is a {type(value).__name__}; a training keeps numbers, words and lists of them"
+            )
     # These are the data's as much as the network's, which is built as they turn out.
     length = options.pop("length", None) if length is None else length
     vocabulary = options.pop("vocabulary", None)
@@ -189,9 +197,10 @@ def _train(run: RunFolder, declaration: dict[str, Any], problem: Problem, option
         if recipe.compile:
             network.compile()
         loop = Loop(network, task, recipe, order, *(declaration[name] for name in ("epochs", "steps", "every")))
+        title = f"{declaration['model']}: {declaration['data']['data']}"
         with TrainingProgress(loop.rounds, options["quiet"] or not writes) as progress:
             try:
-                keeper = Keeper(run, loop, progress, f"{declaration['model']}: {declaration['data']['data']}")
+                keeper = Keeper(run, loop, progress, title)
                 fit(loop, run.checkpoint, progress.step, keeper, **_lightning(run, network, options))
             except Diverged:
                 raise SkipwayError(
@@ -210,8 +219,11 @@ def _train(run: RunFolder, declaration: dict[str, Any], problem: Problem, option
         if not writes:
             return Trained(run.path, task.kind, task.judge[0], best_round, loop.curves, [], parameters, loop.seconds)
         run.write_weights(run.last, network.state_dict())
+        run.draw(loop.curves, task.judge[0], title)
         network.load_state_dict(torch.load(run.best, map_location=loop.device, weights_only=True))
         samples = task.samples(network.eval(), loop.device)
+        if (figure := task.draw(network, loop.device)) is not None:
+            run.write_figure(run.path / "examples.png", figure)
         write_json(
             run.record,
             {
@@ -268,7 +280,7 @@ def _order(task: Task, recipe: Recipe, seed: int) -> Order:
         raise SkipwayError(
             f"{task.count} training examples do not divide among {recipe.accumulate} batches of {processes} processes"
         )
-    return Order(task.count, recipe.batch_size, recipe.accumulate * processes, seed)
+    return Order(task.count, recipe.batch_size, recipe.accumulate * processes, seed, task.lengths)
 
 
 def _lightning(run: RunFolder, network: nn.Module, options: dict[str, Any]) -> dict[str, Any]:
@@ -308,6 +320,12 @@ def _finished(run: RunFolder) -> Trained:
         raise SkipwayError(
             f"'{run.record}' cannot be read: {error}; remove it, and the same again writes it"
         ) from error
+
+
+def _plain(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(_plain(one) for one in value)
+    return value is None or isinstance(value, (bool, int, float, str))
 
 
 def _one_thread(task: Task, recipe: Recipe) -> bool:

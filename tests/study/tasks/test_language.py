@@ -16,6 +16,11 @@ from skipway.study.tasks.language import Language, Windows, decode, encode, read
 BIGRAMS = "tests.study.nets:Bigrams"
 
 
+@pytest.fixture(autouse=True)
+def short_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("skipway.study.tasks.language._WRITTEN", 10)
+
+
 @pytest.fixture
 def text(tmp_path: Path) -> Path:
     """Words that leave little to guess."""

@@ -64,7 +64,7 @@ def test_the_loss_is_a_mean_over_tokens_whatever_the_batches(data: Path):
     assert sum(units for _, units in pieces) == task.units(indices)
     mean = sum(float(loss) * units for loss, units in pieces) / task.units(indices)
     assert float(whole) == pytest.approx(mean, rel=1e-5)
-    one = task.batch(indices[:1], indices)
+    one = task.batch(indices[:1], indices[:1])
     source, _, target, _ = one
     logits = model(source, target[:, :-1])
     expected = F.cross_entropy(logits[0], target[0, 1:], label_smoothing=0.1)

@@ -99,7 +99,7 @@ class Language(Task):
 
     def loss(self, network: Network, batch: Batch) -> Float[Tensor, ""]:
         tokens, following = batch
-        return F.cross_entropy(network(tokens).flatten(0, 1), following.flatten())
+        return F.cross_entropy(network(tokens).float().flatten(0, 1), following.flatten())
 
     def sums(self, network: Network, batch: Batch) -> dict[str, Tensor]:
         tokens, following = batch

@@ -17,6 +17,8 @@ from skipway.study.tasks.masks import MaskedImages, Pairs
 from skipway.study.tasks.overlap import class_counts, dice, intersection_over_union, soft_dice_loss
 from skipway.study.tasks.task import Batch, Batches, Network, Task, shown
 
+# How many of the images held out are drawn.
+_DRAWN = 3
 LOSSES = ("cross-entropy", "dice", "both")
 
 
@@ -118,6 +120,25 @@ class Segmentation(Task):
 
     def parts(self) -> dict[str, Batches]:
         return {"validation": OneByOne(self.images.held_out)}
+
+    def draw(self, network: Network, device: torch.device) -> Any:
+        from matplotlib.figure import Figure
+
+        pairs = self.images.held_out
+        count = min(_DRAWN, len(pairs.names))
+        figure = Figure(figsize=(9, 3 * count), layout="constrained")
+        rows = figure.subplots(count, 3, squeeze=False)
+        for row, name, image, mask in zip(rows, pairs.names, pairs.images, pairs.masks, strict=False):
+            with torch.no_grad():
+                told = decide(self.told(network, image[None].to(device)))[0].cpu()
+            pixels = image[0] if len(image) == 1 else image.permute(1, 2, 0)
+            row[0].imshow(pixels, cmap="gray")
+            for axes, classes in ((row[1], told), (row[2], mask)):
+                axes.imshow(classes, vmin=0, vmax=len(self.images.values) - 1, cmap="viridis", interpolation="nearest")
+            for axes, title in zip(row, (name, "told", "mask"), strict=True):
+                axes.set_title(title)
+                axes.set_axis_off()
+        return figure
 
     def normalise(self, pixels: Shaped[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
         """Pixels as the network takes them: each channel with mean 0 and deviation 1 over the training images."""

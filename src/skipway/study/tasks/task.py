@@ -41,6 +41,11 @@ class Task(ABC):
     def count(self) -> int:
         """Training examples in one pass."""
 
+    @property
+    def lengths(self) -> Int64[Tensor, " n"] | None:
+        """How long each training example is, where that differs and a batch is padded to the longest."""
+        return None
+
     @abstractmethod
     def batch(self, indices: Int64[Tensor, " n"], seeds: Int64[Tensor, " n"]) -> Batch:
         """The training examples of these indices, with each one's own seed for what is random in it."""
@@ -68,6 +73,10 @@ class Task(ABC):
     def samples(self, network: Network, device: torch.device) -> list[str]:
         """What a trained network makes of examples held out, in words, where that says more than numbers."""
         return []
+
+    def draw(self, network: Network, device: torch.device) -> Any:
+        """The same as a figure of matplotlib's, where pictures say more than words, else None."""
+        return None
 
     def units(self, indices: Int64[Tensor, " n"]) -> int:
         """Over how many units the loss of these examples is a mean."""

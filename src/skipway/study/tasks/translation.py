@@ -36,6 +36,10 @@ class Translation(Task):
     def count(self) -> int:
         return len(self.pairs.train[0])
 
+    @property
+    def lengths(self) -> Int64[Tensor, " n"]:
+        return torch.tensor([len(source) + len(target) for source, target in zip(*self.pairs.train, strict=True)])
+
     def batch(self, indices: Int64[Tensor, " n"], seeds: Int64[Tensor, " n"]) -> Batch:
         sources, targets = self.pairs.train
         return _batch([sources[index] for index in indices], [targets[index] for index in indices])
@@ -46,7 +50,7 @@ class Translation(Task):
     def loss(self, network: Network, batch: Batch) -> Float[Tensor, ""]:
         source, hidden, target, ends = batch
         logits = network(source, target[:, :-1], hidden, ends[:, :-1])
-        return smoothed_loss(logits, target[:, 1:], ends[:, 1:])
+        return smoothed_loss(logits.float(), target[:, 1:], ends[:, 1:])
 
     def sums(self, network: Network, batch: Batch) -> dict[str, Tensor]:
         source, hidden, target, ends, numbers = batch
