@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Numbers in a scratch: what two cores hold in their caches beside what they read and write.
-_SCRATCH = 2**20
+# Numbers in a scratch: what the cores' caches hold beside what is read and written.
+_SCRATCH = 2**18
 # Below this scale of a norm its gradient is summed up directly; above, it follows from that of the weights behind it.
 _SMALL_SCALE = 0.03
 
@@ -133,6 +133,7 @@ def _backward(
             continue
         *z, mean, var = kept[2 + k * each : 2 + (k + 1) * each]
         inner = z[0] if z else buffer.squeeze(weight.flatten(1).to(block.dtype), buffer.affine(scale, shift))
+        back.forget()
         y = _activated(inner, mean, var, layer, block.eps)
         passed, into_weight, _ = torch.ops.aten.convolution_backward(
             arriving, y, layer[5].to(block.dtype), None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [True, True, False]
@@ -145,6 +146,8 @@ def _backward(
         )
         del passed, inner
         first = back.through(scale, shift, weight, _rows(_last(deeper)))
+        # What lives longer than its layer adds to the most that is held.
+        del deeper, arriving
         found = [*first, into_scale, into_shift, into_weight.to(layer[5].dtype), *found]
     into_x = back.take(0, x.shape[1])
     return [into_x.to(x.dtype), *found]
@@ -279,6 +282,11 @@ class _Gradients:
         g = torch.addcmul(share * self.sums[channels], self.rows[:, channels], inverse)
         g.addcmul_(maps, share * self.products[channels])
         return g.to(self.block.dtype).view(n, h, w, width).permute(0, 3, 1, 2)
+
+    def forget(self) -> None:
+        """Give the scratches back, where more room is needed than they take."""
+        for held in (self, self.buffer):
+            held.scratch, held.lower = held.scratch.new_empty(0), held.lower.new_empty(0)
 
     def through(self, scale: Tensor, shift: Tensor, weight: Tensor, arriving: Tensor) -> tuple[Tensor, ...]:
         """Back through a 1x1 convolution, ReLU and norm: by scale, shift and weight; the maps' goes to the sums."""
