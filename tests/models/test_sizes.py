@@ -28,7 +28,7 @@ def rows() -> list[Any]:
 @pytest.mark.parametrize(("origin", "name", "skip", "classes", "parameters"), rows())
 def test_parameters(origin: str, name: str, skip: str, classes: int | None, parameters: int) -> None:
     assert origin in GOLDEN["origin"]
-    options = {} if classes is None else {"num_classes": classes}
+    options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
     with torch.device("meta"):
         model = sw.models.create(name, skip, **options)
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters
