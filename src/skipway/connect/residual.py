@@ -146,17 +146,13 @@ class ResidualConnection(PlacedConnection):
     @property
     def adds(self) -> bool:
         """Whether to write to the stream is to add to it and nothing else."""
-        return (
-            self.scale is None
-            and self.shortcut_scale is None
-            and self.gate is None
-            and self.part("reweight") is None
-            and (self.drop is None or not self.drop.active)
-            and not self.placement.out
-            and not self.placement.after
-            and self.skip.merge == "add"
-            and hands_on(self.part("shortcut"))
-        )
+        if self.scale is not None or self.gate is not None or self.shortcut_scale is not None:
+            return False
+        if self.skip.merge != "add" or self.placement.out or self.placement.after:
+            return False
+        if self.drop is not None and self.drop.active:
+            return False
+        return self.part("reweight") is None and hands_on(self.part("shortcut"))
 
     def write(
         self, stream: Float[Tensor, "..."], value: Any, read: Float[Tensor, "..."] | None = None, fresh: bool = False

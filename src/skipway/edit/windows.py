@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeAlias, no_type_check, runtime_checkable
 import torch
 from torch.overrides import TorchFunctionMode
 
-from skipway.edit.checkpoints import Standing
+from skipway.edit import checkpoints
 from skipway.edit.merges import put
 from skipway.edit.places import Place
 from skipway.errors import SkipwayError
@@ -62,24 +62,29 @@ class Meeting(TorchFunctionMode):
         kwargs = kwargs or {}
         if not self.waiting:
             return func(*args, **kwargs)
-        standing = self.passage.standing
-        key = _key(func, args, kwargs)
+        passage, window = self.passage, self.window
+        eager = passage.gradient is not None
+        name, written, writes, position = _known(func) if eager else _facts(func)
+        if kwargs or position is not None:
+            writes = _writes(args, kwargs, writes, position)
+        if writes:
+            name = written
         target = None
-        if key in self.window.names:
-            step = self.counts.get(key, 0)
-            self.counts[key] = step + 1
-            target = self.window.targets.get((key, step))
+        if name in window.names:
+            step = self.counts.get(name, 0)
+            self.counts[name] = step + 1
+            target = window.targets.get((name, step))
         if target is None:
-            if standing is not None:
+            if eager:
                 self.seen.append(func)
             return func(*args, **kwargs)
-        if standing is not None:
-            standing.check(target.place)
+        if eager:
+            checkpoints.check(target.place, passage.gradient)
             if target.place.passed:
                 self.check(target.place)
             self.seen.append(func)
         self.waiting -= 1
-        self.passage.unmet -= 1
+        passage.unmet -= 1
         out = kwargs.pop("out", None) if kwargs else None
         self.busy = True
         try:
@@ -114,15 +119,12 @@ def _missed(target: Target, seen: list[Any]) -> SkipwayError:
     )
 
 
-def _key(function: Any, args: Any, kwargs: dict[str, Any]) -> str:
-    """The operation of a site, as `graph.sites` names it."""
-    fresh, written, writes, position = _facts(function)
-    if kwargs:
-        out = kwargs.get("out")
-        writes = writes or kwargs.get("inplace") is True or (out is not None and any(item is out for item in args))
+def _writes(args: Any, kwargs: dict[str, Any], inplace: bool, position: int | None) -> bool:
+    """Whether a call writes to its first argument, as `graph.sites` tells it."""
     if position is not None and len(args) > position:
-        writes = args[position] is True
-    return written if writes else fresh
+        return args[position] is True
+    out = kwargs.get("out")
+    return inplace or kwargs.get("inplace") is True or (out is not None and any(item is out for item in args))
 
 
 # torch.compile cannot trace through the naming of functions, and need not: it is the same each time.
@@ -170,22 +172,21 @@ class Decision(Protocol):
 class Passage:
     """One call of a host that runs: how often its modules have run in it, and the windows that stand open.
 
-    `unmet` is how many operations are still to be met; `standing` is None while a compiler writes the model down.
+    `unmet` is how many operations are still to be met; `gradient` says whether gradients were recorded at its start,
+    and is None while a compiler writes the model down.
     """
 
-    __slots__ = ("open", "opened", "standing", "turns", "unmet")
+    __slots__ = ("gradient", "open", "turns", "unmet")
 
     def __init__(self, unmet: int) -> None:
         self.unmet = unmet
-        self.standing = None if torch.compiler.is_compiling() else Standing()
+        self.gradient = None if torch.compiler.is_compiling() else torch.is_grad_enabled()
         self.turns: dict[str, int] = {}
         self.open: list[Meeting] = []
-        self.opened: list[Window] = []
 
     def enter(self, window: Window) -> None:
         """Open a window."""
         meeting = Meeting(window, self)
-        self.opened.append(window)
         if not self.open:
             torch._C._push_on_torch_function_stack(meeting)
             self.open.append(meeting)
@@ -262,27 +263,17 @@ class HostState:
                 "its own, nor be run again by gradient checkpointing"
             )
 
-    def begin(self) -> Passage:
-        """A call of the host begins."""
-        passage = self.passage = Passage(self.wanted.get(self.number, 0))
-        for window in self.opening.get((self.number, "", 0), ()):
-            passage.enter(window)
-        return passage
-
     def finish(self, passage: Passage) -> None:
-        """The host has ended well: everything must have been met."""
-        if passage.unmet:
-            for meeting in passage.open:
-                meeting.close()
-            for (call, _, _), windows in self.opening.items():
-                for window in windows if call == self.number else ():
-                    if window not in passage.opened:
-                        raise _missed(next(iter(window.targets.values())), [])
+        """Raise for what was not met in a call that has ended well."""
+        for meeting in passage.open:
+            meeting.close()
+        for (call, path, number), windows in self.opening.items():
+            if call == self.number and path and passage.turns.get(path, 0) <= number:
+                raise _missed(next(iter(windows[0].targets.values())), [])
 
-    def end(self) -> None:
-        """The host has ended, well or not."""
-        passage = self.passage
-        while passage is not None and passage.open:
+    def end(self, passage: Passage) -> None:
+        """A call of the host has ended, well or not."""
+        while passage.open:
             passage.drop(passage.open[-1])
         if self.decisions:
             for decision in self.decisions.get(self.number, ()):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from skipway.edit.meta import Spreading, unrolled
-from skipway.edit.windows import HostState, RunState
+from skipway.edit.windows import HostState, Passage, RunState
 from skipway.errors import SkipwayError
 
 
@@ -73,7 +73,8 @@ class Host(Wrapper):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         state = self.state
-        state.check_run()
+        if state.calls > 1:
+            state.check_run()
         if not (state.decisions and state.decide()) or unrolled():
             return self._watched(args, kwargs)
         with Spreading():
@@ -87,14 +88,21 @@ class Host(Wrapper):
             )
         return result
 
+    # Here and in `Watch` what `run` does is written out: an edited model pays for each call of these a block.
     def _watched(self, args: Any, kwargs: Any) -> Any:
-        state = self.state
-        passage = state.begin()
+        state, beneath = self.state, self.beneath
+        passage = state.passage = Passage(state.wanted.get(state.number, 0))
         try:
-            result = self.run(*args, **kwargs)
-            state.finish(passage)
+            for window in state.opening.get((state.number, "", 0), ()):
+                passage.enter(window)
+            if beneath is None:
+                result = type(self.module).forward(self.module, *args, **kwargs)
+            else:
+                result = beneath(*args, **kwargs)
+            if passage.unmet:
+                state.finish(passage)
         finally:
-            state.end()
+            state.end(passage)
         return result
 
 
@@ -106,18 +114,23 @@ class Watch(Wrapper):
         self.state, self.path = state, path
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        state = self.state
+        state, beneath = self.state, self.beneath
         passage = state.passage
-        if passage is None:
-            return self.run(*args, **kwargs)
-        number = passage.turns.get(self.path, 0)
-        passage.turns[self.path] = number + 1
-        turn = (state.number, self.path, number)
-        for window in state.closing.get(turn, ()):
-            passage.leave(window)
-        result = self.run(*args, **kwargs)
-        for window in state.opening.get(turn, ()):
-            passage.enter(window)
+        turn = None
+        if passage is not None:
+            number = passage.turns.get(self.path, 0)
+            passage.turns[self.path] = number + 1
+            turn = (state.number, self.path, number)
+            if turn in state.closing:
+                for window in state.closing[turn]:
+                    passage.leave(window)
+        if beneath is None:
+            result = type(self.module).forward(self.module, *args, **kwargs)
+        else:
+            result = beneath(*args, **kwargs)
+        if passage is not None and turn in state.opening:
+            for window in state.opening[turn]:
+                passage.enter(window)
         return result
 
 
