@@ -96,7 +96,8 @@ def interactive(landscapes: Sequence[Landscape], log: bool, values: str) -> Any:
     shown = np.log10(np.maximum(surface, _floor(surface))) if log else _capped(surface, [surface])
     title = f"log10 of {_TITLES[values]}" if log else _TITLES[values]
     traces: list[Any] = [
-        go.Surface(x=first.x, y=first.y, z=shown.T, colorscale="RdBu_r", colorbar={"title": title},
+        go.Surface(x=first.x, y=first.y, z=shown.T, colorscale="RdBu_r",
+                   colorbar={"title": title, "len": 0.7, "thickness": 14},
                    contours={"z": {"show": True, "usecolormap": True, "project_z": True}})
     ]  # fmt: skip
     if first.path is not None:
@@ -105,7 +106,8 @@ def interactive(landscapes: Sequence[Landscape], log: bool, values: str) -> Any:
             go.Scatter3d(x=first.path[:, 0], y=first.path[:, 1], z=heights, mode="lines+markers", name="checkpoints",
                          line={"color": "black"}, marker={"size": 3})
         )  # fmt: skip
-    scene = {"xaxis_title": first.labels[0], "yaxis_title": first.labels[1], "zaxis_title": title}
+    scene = {"xaxis_title": first.labels[0], "yaxis_title": first.labels[1], "zaxis_title": title,
+             "camera": {"eye": {"x": 1.6, "y": 1.6, "z": 1.0}}}  # fmt: skip
     return plotly_figure(traces, caption, scene=scene, height=640)
 
 
@@ -183,6 +185,7 @@ def _plane(
         axes.set_zlim(low, high)
         axes.set_zlabel(f"log10 of {title}" if log else title)
         axes.set_box_aspect((4, 4, 3))
+        axes.locator_params(nbins=5)
     elif kind == "heat":
         image = axes.pcolormesh(result.x, result.y, shown.T, cmap="viridis", norm=norm, shading="nearest")
         axes.figure.colorbar(image, ax=axes, label=title)

@@ -33,8 +33,23 @@ def finding(result: Result) -> str:
     if isinstance(result, Shattering):
         return f"gradients at different inputs correlate by {result.correlation:.2f}"
     if isinstance(result, Curvature):
-        return f"{result.what[:1].lower()}{result.what[1:]}"
+        return _curvature(result)
     return ""
+
+
+def _curvature(result: Curvature) -> str:
+    if not result.top.shape[1] or not np.isfinite(result.top[0, 0]):
+        return ""
+    largest = float(result.top[0, 0])
+    told = f"the loss bends up by {largest:.3g} along its sharpest direction"
+    if result.bottom.shape[1] and np.isfinite(result.bottom[0, 0]) and largest > 0:
+        smallest = float(result.bottom[0, 0])
+        share = -100 * smallest / largest
+        told += (
+            f" and down by at most {-smallest:.3g}, {share:.1f} % of that" if smallest < 0 else " and down along none"
+        )
+    missed = not (result.top_converged[0].all() and result.bottom_converged[0].all())
+    return f"{told} (not all eigenvalues converged)" if missed else told
 
 
 def _gradients(result: Gradients) -> str:

@@ -84,6 +84,11 @@ class Plot:
     def html(self) -> str:
         content = json.loads(self.figure.to_json())
         content["layout"].pop("template", None)
+        # The caption that a figure bears under its axes stands under the panel.
+        notes = content["layout"].get("annotations", [])
+        content["layout"]["annotations"] = [
+            note for note in notes if note.get("yref") != "paper" or note.get("y", 0) >= 0
+        ]
         return (
             f"<figure class='panel'><h3>{escape(self.title)}</h3>"
             f"<div class='plotly' role='img' aria-label='{escape(self.title, quote=True)}'>{_script(content)}</div>"

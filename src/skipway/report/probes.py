@@ -43,7 +43,7 @@ def probes_page(measured: Sequence[Measured], data: str, samples: int) -> str:
     return Page(
         title="What the skips do",
         question=f"What do the skips of {_listed(labels)} do?",
-        answer=" ".join(_answer(label, [one for one in measured if one.label == label]) for label in labels),
+        answer="\n".join(_answer(label, [one for one in measured if one.label == label]) for label in labels),
         subject=f"Measured on {samples} images of {data}.",
         sections=[_section(name, [one for one in measured if one.probe == name]) for name in names],
     ).html()
@@ -58,9 +58,7 @@ def _section(name: str, found: Sequence[Measured]) -> Section:
     else:
         figures = [one.result.interactive() for one in found]
         _share_scale(figures)
-        plots = [
-            Plot(one.label, figure, one.result.caption) for one, figure in zip(found, figures, strict=True)
-        ]
+        plots = [Plot(one.label, figure, one.result.caption) for one, figure in zip(found, figures, strict=True)]
     return Section(title, text, [*plots, *(Details(f"Numbers: {one.label}", _table(one), one.file) for one in found)])
 
 
@@ -94,7 +92,8 @@ def _share_scale(figures: Sequence[Any]) -> None:
             trace.update(zmin=low, zmax=high)
     for figure in figures:
         if any(trace.type == "surface" for trace in figure.data):
-            figure.update_scenes(zaxis={"range": [low, high]})
+            # A surface that is cut off at the top lies below the end of its axis.
+            figure.update_scenes(zaxis={"range": [low, high + 0.03 * (high - low)]})
 
 
 def _share_axis(figures: Sequence[Any]) -> None:
