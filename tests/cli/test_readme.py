@@ -17,11 +17,13 @@ def _blocks(language: str) -> list[str]:
 
 def test_the_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     monkeypatch.chdir(tmp_path)
-    _, building, seeing, changing, measuring, comparing = _blocks("python")
+    _, building, families, seeing, changing, measuring, comparing = _blocks("python")
     names: dict = {"branch": nn.Conv2d(64, 64, 3, padding=1), "branches": [nn.Conv2d(64, 64, 1) for _ in range(3)]}
     exec(building, names)
     assert names["block"](torch.zeros(1, 64, 4, 4)).shape == names["stack"](torch.zeros(1, 64, 4, 4)).shape
     assert names["plain"](torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+    with torch.device("meta"):
+        exec(families, names)
     names.update(model=names["net"].eval(), images=torch.randn(2, 3, 16, 16))
     exec(seeing, names)
     assert (tmp_path / "map.svg").is_file()
