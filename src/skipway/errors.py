@@ -6,6 +6,10 @@ import difflib
 from collections.abc import Iterable
 
 
+# More names than this nobody reads in an error.
+_READABLE = 50
+
+
 class SkipwayError(ValueError):
     """A slip of the user's that skipway caught at its boundary; the message says how to fix it."""
 
@@ -15,7 +19,7 @@ class MissingExtra(SkipwayError, ImportError):
 
 
 def choose(kind: str, name: object, allowed: Iterable[str]) -> str:
-    """Return `name` if it is one of `allowed`; otherwise raise with the nearest match and the whole list.
+    """Return `name` if it is one of `allowed`; otherwise raise with the nearest match and the list, where it is short.
 
     >>> choose("skip", "rezero", ["residual", "rezero"])
     'rezero'
@@ -23,9 +27,13 @@ def choose(kind: str, name: object, allowed: Iterable[str]) -> str:
     options = list(allowed)
     if isinstance(name, str) and name in options:
         return name
-    near = difflib.get_close_matches(str(name), options, n=1)
+    near = difflib.get_close_matches(str(name), options, n=3)
     suggestion = f"did you mean '{near[0]}'? " if near else ""
-    listed = ", ".join(options) if options else "none"
+    if len(options) > _READABLE:
+        shown = near[1:] or options[:3]
+        listed = f"{', '.join(shown)} and {len(options) - len(shown)} more"
+    else:
+        listed = ", ".join(options) or "none"
     raise SkipwayError(f"no {kind} {name!r}; {suggestion}allowed: {listed}")
 
 
