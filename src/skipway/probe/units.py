@@ -48,6 +48,7 @@ class UnitMap:
 
     def __init__(self, graph: SkipGraph):
         self.symmetry: Symmetry = graph.symmetry()
+        self.trace = graph.trace
         self.forest = self.symmetry.forest
         self.groups: list[Ids] = list(self.symmetry.groups)
         self._held = {value.name: (value, places) for value, places in self.symmetry.held()}
