@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from skipway import models as models
     from skipway import probe as probe
     from skipway import study as study
+    from skipway.connect import AttentionGate as AttentionGate
     from skipway.connect import Connection as Connection
     from skipway.connect import Constant as Constant
     from skipway.connect import Dense as Dense
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from skipway.connect import PooledGate as PooledGate
     from skipway.connect import Projection as Projection
     from skipway.connect import Residual as Residual
+    from skipway.connect import ResidualPath as ResidualPath
     from skipway.connect import ReZero as ReZero
     from skipway.connect import Scale as Scale
     from skipway.connect import ShortcutGate as ShortcutGate
@@ -44,6 +46,7 @@ __version__ = "0.1.0"
 
 _PACKAGES = ("connect", "edit", "graph", "models", "probe", "study")
 _CONNECT = (
+    "AttentionGate",
     "Connection",
     "Constant",
     "Dense",
@@ -57,6 +60,7 @@ _CONNECT = (
     "Projection",
     "ReZero",
     "Residual",
+    "ResidualPath",
     "Scale",
     "ShortcutGate",
     "Site",
