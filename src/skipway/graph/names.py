@@ -34,8 +34,8 @@ class Named(NamedTuple):
 def named(function: Any) -> Named:
     """The canonical name of a function that a TorchFunctionMode was handed.
 
-    Aliases by operator, method, function and aten overload fall together: `a + b`, `a.add(b)`, `torch.add(a, b)` and
-    `torch.ops.aten.add.Tensor(a, b)` are all "add". An empty name means that nothing is computed.
+    Aliases by operator, method, function and aten overload fall together: `a + b`, `operator.add(a, b)`, `a.add(b)`,
+    `torch.add(a, b)` and `torch.ops.aten.add.Tensor(a, b)` are all "add". An empty name means that nothing is computed.
 
     >>> import torch
     >>> named(torch.Tensor.add_)[:2], named(torch.Tensor.__iadd__)[:2], named(torch.ops.aten.add.Tensor)[:2]
@@ -47,6 +47,9 @@ def named(function: Any) -> Named:
     if isinstance(function, OpOverloadPacket):
         return _plain(function.__name__)
     name = getattr(function, "__name__", None) or type(function).__name__
+    if getattr(function, "__module__", None) == "_operator":
+        # What a compiler puts in the place of the method: `operator.iadd(a, b)` for `a += b`.
+        name = f"__{name}__"
     if name in ("__get__", "__set__"):
         attribute = getattr(getattr(function, "__self__", None), "__name__", "")
         if attribute not in _TENSOR_ATTRIBUTES:
