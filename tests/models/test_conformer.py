@@ -25,10 +25,10 @@ PADDING = torch.tensor([[False] * 11, [False] * 8 + [True] * 3, [True] * 2 + [Fa
 
 
 def reference() -> Any:
-    pytest.importorskip("transformers", reason="needs the package 'transformers'")
+    transformers: Any = pytest.importorskip("transformers", reason="needs the package 'transformers'")
     from transformers.models.wav2vec2_conformer import modeling_wav2vec2_conformer as theirs
 
-    config = theirs.Wav2Vec2ConformerConfig(
+    config = transformers.Wav2Vec2ConformerConfig(
         hidden_size=16, num_attention_heads=2, intermediate_size=64, hidden_act="swish", conv_depthwise_kernel_size=5,
         position_embeddings_type=None, hidden_dropout=0.0, attention_dropout=0.0, activation_dropout=0.0,
         conformer_conv_dropout=0.0,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -206,7 +206,10 @@ def test_a_trained_copier_copies() -> None:
         (lambda: generate(writer(), [[]], 3), "at least one token in each"),
         (lambda: generate(writer(), [], 3), "give at least one sequence"),
         (lambda: generate(writer(), torch.tensor([1, 2]), 3), r"not torch.int64 of shape \[2\]"),
-        (lambda: generate(writer(), [[1]], 3, "beam"), r"takes Greedy\(\), Sampling\(...\) or Beam\(...\), not 'beam'"),
+        (
+            lambda: generate(writer(), [[1]], 3, cast("Any", "beam")),
+            r"takes Greedy\(\), Sampling\(...\) or Beam\(...\), not 'beam'",
+        ),
     ],
 )
 @pytest.mark.usefixtures("no_shape_checks")

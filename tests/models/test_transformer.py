@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import skipway as sw
 from skipway import connect
 from skipway.models import Encoder, EncoderDecoder, LayerPlan, Transformer, transformer
+from skipway.models.attention import Cache
 from skipway.models.positions import sinusoidal
 from skipway.models.recipe import smoothed_loss, warm_up, warmup_rate
 from skipway.models.transformer_layers import EncoderLayer
@@ -151,6 +152,19 @@ def test_padding_has_exactly_no_influence() -> None:
         assert gradient[~padding].any(dim=-1).all()
     alone = model(source[1:2, :5], target[1:2, :3])
     torch.testing.assert_close(logits[1:2, :3], alone, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("positions", ["sinusoidal", "learned", "rotary", "none"])
+@pytest.mark.parametrize("chunks", [[1] * 5, [2, 1, 2]])
+def test_decoding_with_a_cache_gives_the_same(positions: Any, chunks: list[int]) -> None:
+    model = small(positions=positions).eval()
+    source, target = tokens()
+    padding = torch.zeros(3, 7, dtype=torch.bool)
+    padding[1, 4:] = True
+    with torch.no_grad():
+        whole, memory, cache = model(source, target, padding), model.encode(source, padding), Cache()
+        parts = [model.decode(part, memory, padding, cache=cache) for part in target.split(chunks, dim=1)]
+    torch.testing.assert_close(torch.cat(parts, dim=1), whole, rtol=1e-5, atol=1e-5)
 
 
 def test_a_sentence_of_nothing_but_padding_gives_numbers() -> None:

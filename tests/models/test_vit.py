@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def published_names(layers: int) -> list[str]:
     return [*names, "encoder.ln.weight", "encoder.ln.bias", "heads.head.weight", "heads.head.bias"]
 
 
-def written(weights: dict[str, Tensor], x: Tensor, heads: int, patch: int) -> Tensor:
+def written(weights: Mapping[str, Tensor], x: Tensor, heads: int, patch: int) -> Tensor:
     """A Vision Transformer as its paper writes it, patch by patch and head by head."""
     n, _, side, _ = x.shape
     width = weights["class_token"].shape[2]
@@ -196,6 +197,7 @@ def test_it_learns() -> None:
     """Which half of an image is bright: attention must find it."""
     model = small(num_classes=2)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    loss = torch.tensor(torch.inf)
     generator = torch.Generator().manual_seed(0)
     for _ in range(60):
         labels = torch.randint(2, (32,), generator=generator)

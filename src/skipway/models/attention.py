@@ -60,12 +60,13 @@ class Attention(nn.Module):
             if cache is not None:
                 keys, values = cache.extend(self, keys, values)
         else:
-            weights, biases = self.in_proj_weight, self.in_proj_bias
-            c = self.channels
-            (queries,) = self._heads(F.linear(x, weights[:c], biases[:c]), 1)
+            # Split at once, so that the gradients of both parts are written into one.
+            of_query, of_source = self.in_proj_weight.split([self.channels, 2 * self.channels])
+            query_bias, source_bias = self.in_proj_bias.split([self.channels, 2 * self.channels])
+            (queries,) = self._heads(F.linear(x, of_query, query_bias), 1)
 
             def project() -> Pair:
-                keys, values = self._heads(F.linear(source, weights[c:], biases[c:]), 2)
+                keys, values = self._heads(F.linear(source, of_source, source_bias), 2)
                 return keys, values
 
             keys, values = project() if cache is None else cache.once(self, project)
