@@ -70,9 +70,10 @@ class LayerPlan:
 
 
 def activate(kind: Activation, x: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
-    """The nonlinearity of a feed-forward branch; x is overwritten where that is free."""
+    """The nonlinearity of a feed-forward branch."""
     if kind == "relu":
-        return F.relu(x, inplace=True)
+        # Not in place: a linear map of [n, t, c] puts out a view, whose gradient would be copied for it.
+        return F.relu(x)
     return F.gelu(x, approximate="tanh" if kind == "gelu-tanh" else "none")
 
 
