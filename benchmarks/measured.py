@@ -214,7 +214,7 @@ def surfaces(kept: Kept, data: Path, train: list[Any], steps: int, seeds: int) -
     first = [each[0] for each in found.values()]
     picture(probe.side_by_side(*first, titles=list(found), log=True, levels=LEVELS), "contours")
     pair = [found["plain-56"][0], found["ResNet-56"][0]]
-    picture(probe.side_by_side(*pair, titles=["plain-56", "ResNet-56"], kind="surface", log=True), "surfaces")
+    picture(probe.side_by_side(*pair, titles=["plain-56", "ResNet-56"], kind="surface"), "surfaces")
     return {
         label: {
             "loss_at_the_centre": each[0].loss[steps // 2, steps // 2],
@@ -262,10 +262,16 @@ def curvatures(kept: Kept, data: Path, train: list[Any]) -> dict[str, Any]:
 
 def picture(axes: Any, name: str) -> None:
     import matplotlib.pyplot as plt
+    from PIL import Image
 
     first = np.atleast_1d(np.asarray(axes, dtype=object)).ravel()[0]
     PICTURES.mkdir(exist_ok=True)
-    first.figure.savefig(PICTURES / f"{name}.png", dpi=72, bbox_inches="tight")
+    path = PICTURES / f"{name}.png"
+    first.figure.savefig(path, dpi=72, bbox_inches="tight")
+    # A palette does for drawings, at half the size.
+    with Image.open(path) as image:
+        small = image.convert("RGB").quantize(64)
+    small.save(path, optimize=True)
     plt.close("all")
 
 
