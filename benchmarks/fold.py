@@ -106,7 +106,7 @@ def contenders(
     add("eager channels_last", lambda: calling(copied(), last))
     add("torch.fx fuse", lambda: calling(fuse(copy.deepcopy(model)), images))
     add("torch.fx fuse channels_last",
-        lambda: calling(fuse(copied()).to(memory_format=torch.channels_last), last))  # fmt: skip
+        lambda: calling(fuse(copied()).to(memory_format=torch.channels_last), last))  # fmt: skip  # pyright: ignore[reportCallIssue]
     if compiled:
         torch.compiler.reset()
         add("torch.compile channels_last", lambda: calling(torch.compile(copied(), dynamic=False), last))

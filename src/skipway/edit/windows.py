@@ -63,7 +63,8 @@ class Meeting(TorchFunctionMode):
         if not self.waiting:
             return func(*args, **kwargs)
         passage, window = self.passage, self.window
-        eager = passage.gradient is not None
+        gradient = passage.gradient
+        eager = gradient is not None
         name, written, writes, position = _known(func) if eager else _facts(func)
         if kwargs or position is not None:
             writes = _writes(args, kwargs, writes, position)
@@ -78,8 +79,8 @@ class Meeting(TorchFunctionMode):
             if eager:
                 self.seen.append(func)
             return func(*args, **kwargs)
-        if eager:
-            checkpoints.check(target.place, passage.gradient)
+        if gradient is not None:
+            checkpoints.check(target.place, gradient)
             if target.place.passed:
                 self.check(target.place)
             self.seen.append(func)
