@@ -113,5 +113,5 @@ def test_models_are_listed_with_what_they_cost(monkeypatch: pytest.MonkeyPatch, 
     code, out, _ = _run(monkeypatch, capsys, "models")
     assert code == 0
     # 0.27 M parameters and 0.041 G multiply-adds: He 2015, table 6, and the usual count.
-    assert re.search(r"^resnet20 +20 +269,722 +0\.041 G +32 x 32", out, re.MULTILINE)
+    assert re.search(r"^resnet20 +20 +269,722 +0\.041 G +3 x 32 x 32", out, re.MULTILINE)
     assert "Not counted here: resnet1202" in out

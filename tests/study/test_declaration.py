@@ -109,4 +109,4 @@ def test_a_connection_without_a_stable_repr_is_refused():
 def test_a_study_is_a_value():
     assert Study() == Study()
     assert hash(Study(depth=[8])) == hash(Study(depth=(8,)))
-    assert Study().declaration()["skip"]["none"] == "Plain(placement=None)"
+    assert Study().declaration()["skip"]["none"] == "Plain(placement=None, reweight=None)"

@@ -40,7 +40,7 @@ def never_trains(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("a finished trial is trained again")
 
-    monkeypatch.setattr("skipway.study.loop.train_trial", refuse)
+    monkeypatch.setattr("skipway.study.trial.train_trial", refuse)
 
 
 def _numbers(folder: Path) -> dict[str, dict[str, Any]]:

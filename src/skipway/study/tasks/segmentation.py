@@ -132,9 +132,9 @@ class Segmentation(Task):
             with torch.no_grad():
                 told = decide(self.told(network, image[None].to(device)))[0].cpu()
             pixels = image[0] if len(image) == 1 else image.permute(1, 2, 0)
-            row[0].imshow(pixels, cmap="gray")
+            row[0].imshow(pixels.numpy(), cmap="gray")
             for axes, classes in ((row[1], told), (row[2], mask)):
-                axes.imshow(classes, vmin=0, vmax=len(self.images.values) - 1, cmap="viridis", interpolation="nearest")
+                axes.imshow(classes.numpy(), vmin=0, vmax=len(self.images.values) - 1, cmap="viridis", interpolation="nearest")
             for axes, title in zip(row, (name, "told", "mask"), strict=True):
                 axes.set_title(title)
                 axes.set_axis_off()
