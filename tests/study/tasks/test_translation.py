@@ -5,13 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from skipway.errors import SkipwayError
-from skipway.models import transformer
+from skipway.models import Greedy, transformer, translate
 from skipway.study import predict, train
 from skipway.study.tasks.bleu import bleu, bleu_counts
 from skipway.study.tasks.lines import END, START, Tokenizer, padded, parts_of, read_pairs
-from skipway.study.tasks.translation import Translation
+from skipway.study.tasks.translation import Translation, likeliest
 
 _WORDS = {"cat": "Katze", "dog": "Hund", "red": "rote", "old": "alte", "sleeps": "schläft", "runs": "läuft"}
 
@@ -52,6 +53,27 @@ def test_a_transformer_learns_to_translate(data: Path, tmp_path: Path):
     assert "-> " in trained.samples[0]
     (prediction,) = predict(tmp_path / "run", ["red dog sleeps"])
     assert "Hund" in prediction.answer
+
+
+class Own(nn.Module):
+    """A network of the user's own, of which nothing is known but what it takes and gives."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        return self.inner(*inputs)
+
+
+def test_networks_of_ones_own_translate_token_by_token():
+    sources = [[5, 6, 7, 8], [9], [4, 4]]
+    for seed in range(4):
+        torch.manual_seed(seed)
+        model = transformer(1, 8, vocabulary=10, length=12).eval()
+        expected = translate(model, sources, START, END, 6, Greedy())
+        written = likeliest(Own(model), sources, 6)
+        assert [one.tolist() for one in written] == [one.tolist() for one in expected]
 
 
 def test_the_loss_is_a_mean_over_tokens_whatever_the_batches(data: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -57,11 +58,8 @@ class Translation(Task):
         logits = network(source, target[:, :-1], hidden, ends[:, :-1]).float()[~ends[:, 1:]]
         following = target[:, 1:][~ends[:, 1:]]
         loss = F.cross_entropy(logits, following, reduction="sum")
-        model = bare(network)
-        counts = torch.zeros(10, dtype=torch.float64)
-        if isinstance(model, Transformer):
-            lines = self._translated(model, numbers.tolist())
-            counts = bleu_counts(lines, [self.pairs.held_out_lines[1][number] for number in numbers.tolist()])
+        lines = self._translated(bare(network), numbers.tolist())
+        counts = bleu_counts(lines, [self.pairs.held_out_lines[1][number] for number in numbers.tolist()])
         return {
             "loss": loss.double(),
             "right": (logits.argmax(dim=1) == following).sum().double(),
@@ -88,18 +86,14 @@ class Translation(Task):
         return {"validation": _HeldOut(self.pairs)}
 
     def samples(self, network: Network, device: torch.device) -> list[str]:
-        model = bare(network)
-        if not isinstance(model, Transformer):
-            return []
         sources, meant = self.pairs.held_out_lines
         numbers = list(range(min(_SAMPLES, len(sources))))
-        written = self._translated(model, numbers)
+        written = self._translated(network, numbers)
         return [f"{sources[n]}\n-> {line}\n(meant: {meant[n]})" for n, line in zip(numbers, written, strict=True)]
 
-    def _translated(self, model: Transformer, numbers: Sequence[int]) -> list[str]:
+    def _translated(self, model: Any, numbers: Sequence[int]) -> list[str]:
         rows = [self.pairs.held_out[0][number] for number in numbers]
-        written = translate(model, rows, START, END, self.length, Greedy())
-        return [self.pairs.tokenizer.decode(tokens.tolist()) for tokens in written]
+        return [self.pairs.tokenizer.decode(tokens.tolist()) for tokens in likeliest(model, rows, self.length)]
 
 
 class _HeldOut:
@@ -119,11 +113,32 @@ class _HeldOut:
 
 
 def translated(model: nn.Module, tokenizer: Tokenizer, lines: Sequence[str], length: int) -> list[str]:
-    """Lines in the other language, by the beam search of 2017; raises SkipwayError for a network that cannot."""
-    if not isinstance(model, Transformer):
-        raise SkipwayError(f"translating takes a Transformer of ours, not a {type(model).__name__}")
+    """Lines in the other language: by the beam search of 2017, or `likeliest` where the network is the user's own."""
     rows = [tokens or [END] for tokens in tokenizer.encode(lines)]
-    return [tokenizer.decode(tokens.tolist()) for tokens in translate(model, rows, START, END, length, Beam())]
+    if isinstance(model, Transformer):
+        written = translate(model, rows, START, END, length, Beam())
+    else:
+        written = likeliest(model, rows, length)
+    return [tokenizer.decode(tokens.tolist()) for tokens in written]
+
+
+def likeliest(model: nn.Module, sources: Sequence[Sequence[int]], length: int) -> list[Tensor]:
+    """For each source the likeliest token at every step, `length` at most, up to the end, which is left out.
+
+    Any network will do that takes (source, target, source padding, target padding), as in evaluation; one that is not
+    ours reads all that was written again for every token.
+    """
+    if isinstance(model, Transformer):
+        return translate(model, sources, START, END, length, Greedy())
+    first = next(model.parameters(), None)
+    source, hidden = (one.to(None if first is None else first.device) for one in padded(sources))
+    tokens = torch.full_like(source[:, :1], START)
+    with torch.no_grad():
+        while tokens.shape[1] <= length and not bool((tokens == END).any(dim=1).all()):
+            logits = model(source, tokens, hidden, torch.zeros_like(tokens, dtype=torch.bool))
+            tokens = torch.cat([tokens, logits[:, -1:].argmax(dim=2)], dim=1)
+    ends = [(row == END).nonzero() for row in tokens]
+    return [row[1 : int(end[0])] if len(end) else row[1:] for row, end in zip(tokens, ends, strict=True)]
 
 
 def _batch(sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
