@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-
 # More names than this nobody reads in an error.
 _READABLE = 50
 

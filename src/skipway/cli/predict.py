@@ -10,8 +10,8 @@ import typer
 
 PREDICT = (
     "What a network that 'skipway train' left makes of inputs that it has not seen.\n\n"
-    "Image files, to a class each; image files, to masks; prompts, to what follows; lines, to their translations: "
-    "by what it was trained for. '-' reads the lines of the standard input."
+    "Image files, to a class each; image files, to masks; prompts, to what follows, or by a BERT texts with each _ "
+    "told; lines, to their translations: by what it was trained for. '-' reads the lines of the standard input."
 )
 
 

@@ -50,7 +50,7 @@ FAMILIES = (
         bert,
         {name: {"layers": layers, "width": width, "heads": heads} for name, (layers, width, heads) in SIZES.items()},
         _tokens,
-        task="language",
+        task="hidden language",
         pattern=r"bert-(?P<layers>\d+)x(?P<width>\d+)",
     ),
 )

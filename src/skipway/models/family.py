@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-Task = Literal["classification", "segmentation", "language", "translation"]
+Task = Literal["classification", "segmentation", "language", "hidden language", "translation"]
 
 
 @dataclass(frozen=True)

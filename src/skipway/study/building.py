@@ -22,9 +22,16 @@ _TOLD = {
     "classification": "images in classes",
     "segmentation": "images with masks",
     "language": "a text",
+    "hidden language": "a text",
     "translation": "pairs of lines",
 }
-_EXAMPLES = {"classification": "resnet20", "segmentation": "unet", "language": "gpt-mini", "translation": "transformer"}
+_EXAMPLES = {
+    "classification": "resnet20",
+    "segmentation": "unet",
+    "language": "gpt-mini",
+    "hidden language": "bert-mini",
+    "translation": "transformer",
+}
 
 
 def build_network(

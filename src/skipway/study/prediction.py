@@ -44,8 +44,8 @@ def predict(
 
     Images in classes: files, to a class each. Images with masks: files, to masks of the values that the training masks
     had, written as PNG beside the image or in `out`. A text: prompts, each gone on with for `length` characters drawn
-    at `temperature` (0: the likeliest). Pairs of lines: lines, to their translations. Raises SkipwayError for inputs
-    that cannot be read or do not fit.
+    at `temperature` (0: the likeliest); by a network that sees both sides, texts with each "_" told. Pairs of lines:
+    lines, to their translations. Raises SkipwayError for inputs that cannot be read or do not fit.
     """
     run = RunFolder(Path(folder).expanduser())
     content = run.read()
@@ -62,6 +62,8 @@ def predict(
         texts = [str(one) for one in inputs]
         if kind == "language":
             return [_written(network, facts, text, length, temperature, seed) for text in texts]
+        if kind == "hidden language":
+            return [_told(network, facts, text) for text in texts]
         from skipway.study.tasks.lines import Tokenizer
         from skipway.study.tasks.translation import translated
 
@@ -119,6 +121,21 @@ def _written(
     start = encode(prompt, facts["characters"])
     tokens = written_on(network, start, length, facts["length"], temperature, seed)
     return Prediction(prompt, prompt + decode(tokens, facts["characters"]))
+
+
+def _told(network: nn.Module, facts: dict[str, Any], text: str) -> Prediction:
+    from skipway.study.tasks.hidden import HIDDEN
+    from skipway.study.tasks.language import decode, encode
+
+    known = facts["characters"]
+    if HIDDEN not in text:
+        raise SkipwayError(f"'{text}' hides nothing to be told: put {HIDDEN} in the place of characters")
+    if len(text) > facts["length"]:
+        raise SkipwayError(f"a text has {len(text)} characters, and the network sees {facts['length']} at once")
+    places = torch.tensor([character == HIDDEN for character in text])
+    shown = encode(text.replace(HIDDEN, known[0]), known).masked_fill(places, len(known))
+    told = network(shown[None])[0, :, : len(known)].argmax(dim=1)
+    return Prediction(text, decode(torch.where(places, told, shown).tolist(), known))
 
 
 def _normalised(pixels: Tensor, facts: dict[str, Any], channels: int, path: Path) -> Float[Tensor, "n c h w"]:

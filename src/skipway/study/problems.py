@@ -36,7 +36,10 @@ class Problem:
 
 @dataclass(frozen=True)
 class DataChoice:
-    """Which data, and what of them; None leaves a choice to the task. What a task has no use for is refused."""
+    """Which data, and what of them; None leaves a choice to the task. What a task has no use for is refused.
+
+    `hides` is for networks that see a text from both sides: they tell hidden characters rather than the next.
+    """
 
     data: str
     limit: int | None = None
@@ -48,6 +51,7 @@ class DataChoice:
     length: int | None = None
     languages: tuple[str, str] | None = None
     vocabulary: int | None = None
+    hides: bool = False
 
     def __post_init__(self) -> None:
         choose("augmentation", self.augment, AUGMENTATIONS)
@@ -127,14 +131,15 @@ def _segmentation(choice: DataChoice) -> Problem:
 
 
 def _language(choice: DataChoice) -> Problem:
+    from skipway.study.tasks.hidden import HiddenLanguage
     from skipway.study.tasks.language import HELD_OUT, Language, read_text
 
     held_out = HELD_OUT if choice.held_out is None else choice.held_out
     text = read_text(Path(choice.data).expanduser(), held_out, choice.limit)
     length = _CHARACTERS if choice.length is None else choice.length
     return Problem(
-        Language(text, length),
-        {"vocabulary": len(text.characters), "length": length},
+        HiddenLanguage(text, length) if choice.hides else Language(text, length),
+        {"vocabulary": len(text.characters) + choice.hides, "length": length},
         {**text.facts(), "length": length},
         {
             "optimizer": "adamw", "schedule": "cosine", "batch_size": 32, "weight_decay": 0.1, "steps": 2000,

@@ -18,6 +18,7 @@ from torch import nn
 from skipway.connect import Kind
 from skipway.connect.drop import Dropper
 from skipway.errors import SkipwayError, choose, missing_extra
+from skipway.models.registry import find
 from skipway.study.building import build_network, read_skip, written_skip
 from skipway.study.determinism import WEIGHTS, derive, isolated, small_batch, versions
 from skipway.study.order import Order
@@ -133,7 +134,10 @@ def train(
     # These are the data's as much as the network's, which is built as they turn out.
     length = options.pop("length", None) if length is None else length
     vocabulary = options.pop("vocabulary", None)
-    choice = DataChoice(str(data), limit, held_out, image_size, augment, crop, loss, length, languages, vocabulary)
+    hides = ":" not in model and find(model)[0].task == "hidden language"
+    choice = DataChoice(
+        str(data), limit, held_out, image_size, augment, crop, loss, length, languages, vocabulary, hides
+    )
     problem = open_problem(choice)
     defaults = dict(problem.defaults)
     if epochs is None and steps is None:
@@ -292,6 +296,8 @@ def _lightning(run: RunFolder, network: nn.Module, options: dict[str, Any]) -> d
             chosen["logger"] = TensorBoardLogger(run.path, name="tensorboard", version="")
         except ModuleNotFoundError:
             raise missing_extra("tensorboard", "tensorboard", "the logger 'tensorboard'") from None
+        # The keeper logs by itself; Lightning would warn of rounds that are shorter than its own 50 steps.
+        chosen["log_every_n_steps"] = 1
     if "WORLD_SIZE" in os.environ and "LOCAL_WORLD_SIZE" in os.environ:
         from lightning.pytorch.strategies import DDPStrategy
 

@@ -117,13 +117,24 @@ class Language(Task):
         return {"loss": float(sums["loss"]) / count, "error": 1 - float(sums["right"]) / count}
 
     def check(self, network: Network) -> None:
+        logits = self._check_shape(network, len(self.text.characters))
+        other = self.text.train[None, : self.length].clone()
+        other[0, -1] = (other[0, -1] + 1) % len(self.text.characters)
+        if not torch.allclose(network(other)[:, :-1], logits[:, :-1], rtol=1e-3, atol=1e-4):
+            raise SkipwayError(
+                "the network sees the characters that it is to tell: attention must be causal, as in 'gpt-micro'; of "
+                "networks that see both sides, a BERT of 'skipway models' is trained on hidden characters"
+            )
+
+    def _check_shape(self, network: Network, vocabulary: int) -> Tensor:
         logits = network(self.text.train[None, : self.length])
-        expected = (1, self.length, len(self.text.characters))
+        expected = (1, self.length, vocabulary)
         if tuple(logits.shape) != expected:
             raise SkipwayError(
                 f"the network gives {shown(logits.shape)} for {self.length} tokens; the "
                 f"{len(self.text.characters)} characters of {self.text.name} need logits of {shown(expected)}"
             )
+        return logits
 
     def samples(self, network: Network, device: torch.device) -> list[str]:
         starts = self.text.held_out[: _SAMPLES * _START].split(_START)

@@ -32,7 +32,7 @@ class Task(ABC):
     is exact for any batch size, and can be added up over processes.
     """
 
-    kind: ClassVar[Literal["classification", "segmentation", "language", "translation"]]
+    kind: ClassVar[Literal["classification", "segmentation", "language", "hidden language", "translation"]]
     # The metric that tells the best network, and which end of it is good.
     judge: ClassVar[tuple[str, Literal["lowest", "highest"]]]
 
