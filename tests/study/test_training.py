@@ -183,6 +183,16 @@ def test_a_folder_belongs_to_one_training(tmp_path: Path):
         _digits(tmp_path, epochs=1, learning_rate=0.2)
 
 
+def test_tensorboard_sees_the_history(tmp_path: Path):
+    accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    trained = _digits(tmp_path, epochs=2, logger="tensorboard")
+    events = accumulators.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    for name, values in trained.curves.items():
+        assert [event.value for event in events.Scalars(name)] == pytest.approx(values, rel=1e-6)
+    assert [event.step for event in events.Scalars("loss")] == [8, 16]
+    assert events.Scalars("step_loss")[0].value > 0
+
+
 def test_tensorboard_is_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("lightning.pytorch.loggers.tensorboard._TENSORBOARD_AVAILABLE", False)
     monkeypatch.setattr("lightning.fabric.loggers.tensorboard._TENSORBOARD_AVAILABLE", False)

@@ -134,7 +134,9 @@ class Segmentation(Task):
             pixels = image[0] if len(image) == 1 else image.permute(1, 2, 0)
             row[0].imshow(pixels.numpy(), cmap="gray")
             for axes, classes in ((row[1], told), (row[2], mask)):
-                axes.imshow(classes.numpy(), vmin=0, vmax=len(self.images.values) - 1, cmap="viridis", interpolation="nearest")
+                axes.imshow(
+                    classes.numpy(), vmin=0, vmax=len(self.images.values) - 1, cmap="viridis", interpolation="nearest"
+                )
             for axes, title in zip(row, (name, "told", "mask"), strict=True):
                 axes.set_title(title)
                 axes.set_axis_off()
