@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 import skipway as sw
-from skipway.models import DenseNet, DenseNetPlan, densenet_buffer, densenet_inference
+from skipway.models import DenseNet, DenseNetPlan, densenet_function, densenet_inference
 
 BLOCKS, GROWTH, WIDTH = (3, 2), 4, 6
 every_memory = pytest.mark.parametrize("memory", ["shared", "recomputed"])
@@ -118,7 +118,7 @@ def agree(found: list[Tensor], wanted: list[Tensor], tolerance: float) -> None:
 def shared_runs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Which blocks ran over the buffer: one entry each, "training" or "inference"."""
     runs: list[str] = []
-    for module, kind in ((densenet_buffer, "training"), (densenet_inference, "inference")):
+    for module, kind in ((densenet_function, "training"), (densenet_inference, "inference")):
         inner = module.run
 
         def spied(*args: Any, inner: Callable[..., Tensor] = inner, kind: str = kind) -> Tensor:

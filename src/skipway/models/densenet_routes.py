@@ -14,7 +14,8 @@ from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 
 from skipway.connect.dense import DenseConnection
-from skipway.models import densenet_buffer, densenet_inference
+from skipway.models import densenet_function, densenet_inference
+from skipway.models.densenet_buffer import Block
 from skipway.models.densenet_layers import DenseBlock, DenseLayer, Transition
 
 Memory = Literal["shared", "recomputed", "plain"]
@@ -41,7 +42,7 @@ def together(block: DenseBlock, behind: nn.Module, x: Tensor, memory: Memory) ->
         return None
     batch = [norm.training or norm.running_mean is None for norm in norms]
     layers = list(block)
-    plan = densenet_buffer.Block(
+    plan = Block(
         layers=len(layers), bottleneck=layers[0].conv2 is not None, pools=isinstance(behind, Transition),
         keeps=memory == "shared", eps=first.eps, dtype=dtype,
     )  # fmt: skip
@@ -49,7 +50,7 @@ def together(block: DenseBlock, behind: nn.Module, x: Tensor, memory: Memory) ->
         count = x.numel() // x.shape[1]
         if count < 2 or any(layer.dropout and layer.training for layer in layers):
             return None
-        y = densenet_buffer.run(plan, x, weights)
+        y = densenet_function.run(plan, x, weights)
         with torch.no_grad():
             _update(norms, plan.statistics, count)
         return y
