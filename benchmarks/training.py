@@ -20,7 +20,7 @@ from skipway.study.training import Trained, train
 CIFAR: dict[str, Any] = {
     "data": "cifar10",
     "limit": 10_000,
-    "epochs": 4,
+    "epochs": 3,
     "batch_size": 64,
     "learning_rate": 0.1,
     "channels_last": True,
@@ -48,18 +48,14 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
             "learning_rate": 2e-3,
         }
     },
-    "unet": {
-        f"{skip}, seed {seed}": UNET | {"skip": skip, "seed": seed}
-        for seed in (0, 1)
-        for skip in ("concat", "residual", "attention-gate", "none")
-    },
+    "unet": {skip: UNET | {"skip": skip} for skip in ("concat", "residual", "attention-gate", "none")},
     "cifar": {model: CIFAR | {"model": model} for model in ("se_resnet20", "densenet-bc-40-12", "highway-conv-20")},
     "translation": {
         "transformer-mini": {
             "model": "transformer-mini",
             "data": "text/multi30k",
             "languages": ("en", "de"),
-            "epochs": 5,
+            "epochs": 4,
         }
     },
 }
@@ -86,14 +82,17 @@ def draw(group: str, results: dict[str, Any]) -> None:
     from matplotlib import pyplot
 
     names = [name for name in next(iter(results.values()))["curves"] if name.startswith("validation")]
-    figure, axes = pyplot.subplots(1, len(names), figsize=(4 * len(names), 3.2), squeeze=False, layout="constrained")
-    for axis, name in zip(axes[0], names, strict=True):
+    columns = min(4, len(names))
+    rows = -(-len(names) // columns)
+    size = (4 * columns, 3.2 * rows)
+    figure, axes = pyplot.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    for axis, name in zip(axes.flat, names, strict=False):
         for label, one in results.items():
             curve = one["curves"][name]
             axis.plot(range(1, len(curve) + 1), curve, marker="o", markersize=3, label=label)
-        axis.set(title=name, xlabel="round")
+        axis.set(title=name.replace("_", " "), xlabel="round")
         axis.grid(alpha=0.3)
-    axes[0][0].legend(fontsize=7)
+    axes.flat[0].legend(fontsize=7)
     figure.savefig(measure.RESULTS / f"training_{group}.png", dpi=80)
     pyplot.close(figure)
 
