@@ -47,6 +47,7 @@ def test_the_first_two_commands_are_those_of_the_makefile():
     assert all(re.search(rf"^{command.split()[1]}:", makefile, re.MULTILINE) for command in commands)
 
 
-def test_the_picture_is_there():
-    (picture,) = re.findall(r"!\[.*?\]\((.*?)\)", README.read_text())
-    assert (README.parent / picture).is_file()
+def test_pictures_and_pages_are_there():
+    linked = re.findall(r"\]\((?!http)(.*?)\)", README.read_text())
+    assert len(linked) >= 3
+    assert [name for name in linked if not (README.parent / name).is_file()] == []
