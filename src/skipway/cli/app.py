@@ -55,14 +55,15 @@ def models(
         for name in names:
             if name not in left_out:
                 facts = families.describe(name)
-                adds = f"{facts.multiply_adds / 1e9:,.3f} G"
+                adds = facts.multiply_adds
+                shown = f"{adds / 1e9:,.3f} G" if adds >= 1e7 else f"{adds / 1e6:,.3f} M"
                 table.add_row(
-                    name, str(facts.depth), f"{facts.parameters:,}", adds, ", ".join(map(_shape, facts.inputs))
+                    name, str(facts.depth), f"{facts.parameters:,}", shown, ", ".join(map(_shape, facts.inputs))
                 )
     print_table(table)
     if left_out:
         print(f"\nNot counted here: {', '.join(left_out)} (--all counts them).")
-    print("\nSome families take any size of their rule besides, such as resnet8 or resnet14.")
+    print("\nMost families take any size of their rule: resnet8, wrn-16-4, highway-30, densenet-bc-40-12, gpt-4x128.")
 
 
 def _shape(shape: tuple[int, ...]) -> str:
