@@ -147,6 +147,7 @@ class Formula:
         source = read if projects else x
         shortcut = self.scaled(self.shortcut(x, read), skip.shortcut_scale, "shortcut_scale")
         if skip.gate is not None:
+            assert isinstance(skip.gate, sw.Gate)
             seen = source if skip.gate.reads == "stream" else value
             strided = skip.gate.reads == "stream" and not skip.gate.pooled
             seen = self.mean(seen) if skip.gate.pooled else seen
