@@ -17,8 +17,10 @@ class MissingExtra(SkipwayError, ImportError):
     """A part that only some users need is not installed; the message names the extra that brings it."""
 
 
-def choose(kind: str, name: object, allowed: Iterable[str]) -> str:
-    """Return `name` if it is one of `allowed`; otherwise raise with the nearest match and the list, where it is short.
+def choose(kind: str, name: object, allowed: Iterable[str], where: str = "") -> str:
+    """Return `name` if it is one of `allowed`; otherwise raise with the nearest match and what is allowed.
+
+    Of many names it shows a few; `where` says where all of them are listed.
 
     >>> choose("skip", "rezero", ["residual", "rezero"])
     'rezero'
@@ -30,7 +32,7 @@ def choose(kind: str, name: object, allowed: Iterable[str]) -> str:
     suggestion = f"did you mean '{near[0]}'? " if near else ""
     if len(options) > _READABLE:
         shown = near[1:] or options[:3]
-        listed = f"{', '.join(shown)} and {len(options) - len(shown)} more"
+        listed = f"{', '.join(shown)} and {len(options) - len(shown)} more" + (f" ({where})" if where else "")
     else:
         listed = ", ".join(options) or "none"
     raise SkipwayError(f"no {kind} {name!r}; {suggestion}allowed: {listed}")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from skipway.connect import Kind
-from skipway.errors import SkipwayError, choose
+from skipway.errors import choose
 from skipway.models import (
     bert_sizes,
     densenet_sizes,
@@ -131,8 +131,5 @@ def find(name: str) -> tuple[Family, Mapping[str, Any]]:
         match = None if family.pattern is None else re.fullmatch(family.pattern, str(name))
         if match is not None:
             return family, {argument: int(number) for argument, number in match.groupdict().items()}
-    try:
-        choose("model", name, names())
-    except SkipwayError as error:
-        raise SkipwayError(f"{error} (skipway.models.names(), or 'skipway models')") from None
+    choose("model", name, names(), where="skipway.models.names(), or 'skipway models'")
     raise AssertionError("choose() raises for a name it does not know")

@@ -13,7 +13,7 @@ import skipway as sw
 from skipway.edit.folding import Folded, fold
 from skipway.edit.folding.structure import template
 
-SKIPS = [name for name in sw.connect.names() if name not in ("concat", "dense")]
+SKIPS = [name for name in sw.connect.names() if name not in ("concat", "attention-gate", "residual-path", "dense")]
 TYPES = [torch.float64, torch.float32]
 
 
