@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Numbers in a scratch: what the cores' caches hold beside what is read and written.
-_SCRATCH = 2**18
+# The most numbers in a scratch, and the share of the buffer's that it has at most: small enough for the caches beside
+# what is read and written, and for the memory; large enough that its pieces are few.
+_SCRATCH, _SHARE = 2**21, 4
 
 
 @dataclass
@@ -49,6 +50,7 @@ class Buffer:
         self.exact = torch.promote_types(block.dtype, torch.float32)
         self.rows = torch.empty(self.count, channels, dtype=block.dtype) if filled is None else filled
         self.mean, self.var = torch.empty(2, channels, dtype=self.exact)
+        self._scratch = min(_SCRATCH, self.rows.numel() // _SHARE)
         # One scratch for relu(norm(...)), and where maps are kept in a lower precision its copy in that.
         self.scratch = torch.empty(0, dtype=self.exact)
         self.lower = torch.empty(0, dtype=block.dtype)
@@ -74,14 +76,14 @@ class Buffer:
 
     def chunks(self, channels: int) -> Iterator[slice]:
         """The pixels, in pieces that fit the cache."""
-        step = max(64, _SCRATCH // channels)
+        step = max(64, self._scratch // channels)
         for start in range(0, self.count, step):
             yield slice(start, min(start + step, self.count))
 
     def images(self) -> Iterator[slice]:
         """The images, in pieces that fit the cache if one does."""
         n, h, w = self.shape
-        step = max(1, _SCRATCH // (self.rows.shape[1] * h * w))
+        step = max(1, self._scratch // (self.rows.shape[1] * h * w))
         for start in range(0, n, step):
             yield slice(start, min(start + step, n))
 
