@@ -16,11 +16,11 @@ from skipway.models.generation import Greedy, Sampling, Strategy, generate
 TOKENS = 256
 
 
-def seconds(model: Any, strategy: Strategy, cache: bool) -> tuple[float, list[int]]:
-    """How long it takes to write behind a prompt of one token, and what was written."""
+def seconds(model: Any, prompts: list[list[int]], strategy: Strategy, cache: bool) -> tuple[float, list[list[int]]]:
+    """How long it takes to write behind prompts of one token, and what was written."""
     start = time.perf_counter()
-    (written,) = generate(model, [[1]], TOKENS, strategy, cache=cache)
-    return time.perf_counter() - start, written.tolist()
+    written = generate(model, prompts, TOKENS, strategy, cache=cache)
+    return time.perf_counter() - start, [line.tolist() for line in written]
 
 
 def main() -> None:
@@ -32,11 +32,14 @@ def main() -> None:
     for parameter in model.parameters():
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.1)
-    strategies = {"greedy": Greedy(), "sampling": Sampling(top_k=40)}
+    cases: dict[str, tuple[list[list[int]], Strategy]] = {
+        "greedy, one prompt": ([[1]], Greedy()),
+        "sampling, two prompts": ([[1], [2]], Sampling(top_k=40)),
+    }
     results: dict[str, Any] = {"model": "gpt2", "written": TOKENS}
-    for name, strategy in strategies.items():
+    for name, case in cases.items():
         # What the first run writes is compared.
-        runs = [(seconds(model, strategy, True), seconds(model, strategy, False)) for _ in range(rounds)]
+        runs = [(seconds(model, *case, True), seconds(model, *case, False)) for _ in range(rounds)]
         (_, first), (_, second) = runs[0]
         results[name] = {
             "seconds_with": round(statistics.median(run[0][0] for run in runs), 3),
