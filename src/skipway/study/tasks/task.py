@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from skipway.models import family
+
 Batch = tuple[Tensor, ...]
 Network = Callable[..., Any]
 
@@ -32,7 +34,7 @@ class Task(ABC):
     is exact for any batch size, and can be added up over processes.
     """
 
-    kind: ClassVar[Literal["classification", "segmentation", "language", "hidden language", "translation"]]
+    kind: ClassVar[family.Task]
     # The metric that tells the best network, and which end of it is good.
     judge: ClassVar[tuple[str, Literal["lowest", "highest"]]]
 
