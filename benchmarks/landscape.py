@@ -80,6 +80,7 @@ def compare(model: nn.Module, images: Tensor, labels: Tensor, steps: int, rounds
         name: lambda at=at: [at(point)[0] for point in range(len(points))] for name, at in measured.items()
     }
     found, expected = runs["ours"](), naive()
+    lower = runs["ours_bfloat16"]() if low else []
     runs |= {"rewriting": naive, "loss_landscapes": package(model, images, labels, steps)}
     seconds = measure.alternate(runs, rounds, warmup=0)
     results: dict[str, Any] = {
@@ -90,6 +91,9 @@ def compare(model: nn.Module, images: Tensor, labels: Tensor, steps: int, rounds
         "way": tasks["ours"].way,
         "off_by_at_most": max(abs(a / b - 1) for a, b in zip(found, expected, strict=True)),
     }
+    if low:
+        errors = sorted(abs(a / b - 1) for a, b in zip(lower, found, strict=True))
+        results["bfloat16_error"] = {"median": float(np.median(errors)), "largest": errors[-1]}
     for name in tasks:
         for other in ("rewriting", "loss_landscapes"):
             quotient = measure.ratio(seconds[other], seconds[name])
