@@ -20,21 +20,18 @@ from skipway.connect.drop import Dropper
 from skipway.errors import SkipwayError, choose, missing_extra
 from skipway.models.registry import find
 from skipway.study.building import build_network, read_skip, written_skip
-from skipway.study.determinism import WEIGHTS, derive, isolated, small_batch, versions
-from skipway.study.order import Order
+from skipway.study.determinism import WEIGHTS, derive, isolated, versions
+from skipway.study.plan import check_fit, make_order, make_plan, one_thread
 from skipway.study.problems import DataChoice, Problem, open_problem
 from skipway.study.progress import TrainingProgress
 from skipway.study.recipe import Recipe, check_whole
 from skipway.study.records import storage, write_json
 from skipway.study.run_folder import FORMAT, RunFolder
-from skipway.study.tasks.classification import Classification
-from skipway.study.tasks.task import Task
 
 if TYPE_CHECKING:
     import pandas
 
 LOGGERS = ("csv", "tensorboard")
-_RATES = {"sgd": 0.1, "adamw": 1e-3}
 
 
 @dataclass(frozen=True)
@@ -139,31 +136,22 @@ def train(
         str(data), limit, held_out, image_size, augment, crop, loss, length, languages, vocabulary, hides
     )
     problem = open_problem(choice)
-    defaults = dict(problem.defaults)
-    if epochs is None and steps is None:
-        epochs, steps = defaults.get("epochs"), defaults.get("steps")
-    every = defaults.get("every") if every is None else every
     chosen: dict[str, Any] = {
         "batch_size": batch_size, "learning_rate": learning_rate, "optimizer": optimizer, "schedule": schedule,
         "warm_up": warm_up, "weight_decay": weight_decay, "clip": clip, "channels_last": channels_last,
     }  # fmt: skip
-    recipe_values = {name: value for name, value in defaults.items() if name in chosen}
-    recipe_values |= {name: value for name, value in chosen.items() if value is not None}
-    recipe_values.setdefault("learning_rate", _RATES.get(recipe_values["optimizer"], 0.1))
-    recipe = Recipe(accumulate=accumulate, precision=precision, compile=compile, **recipe_values)
-    if warm_up is None and recipe.warm_up:
-        total = steps or (epochs or 1) * _order(problem.task, recipe, seed).steps
-        recipe = dataclasses.replace(recipe, warm_up=min(recipe.warm_up, max(1, total // 10)))
+    fixed = {"accumulate": accumulate, "precision": precision, "compile": compile}
+    plan = make_plan(problem, chosen, epochs, steps, every, **fixed)
     declaration = {
         "model": model,
         "skip": written_skip(skip),
         "options": options,
         "task": problem.task.kind,
         "data": {**dataclasses.asdict(choice), "fingerprint": problem.facts["fingerprint"]},
-        "recipe": dataclasses.asdict(recipe),
-        "epochs": epochs,
-        "steps": steps,
-        "every": every,
+        "recipe": dataclasses.asdict(plan.recipe),
+        "epochs": plan.epochs,
+        "steps": plan.steps,
+        "every": plan.every,
         "seed": seed,
     }
     run = RunFolder(Path(folder).expanduser())
@@ -185,10 +173,10 @@ def load_network(run: RunFolder, which: Literal["best", "last"] = "best") -> nn.
 def _train(run: RunFolder, declaration: dict[str, Any], problem: Problem, options: dict[str, Any]) -> Trained:
     task, writes = problem.task, int(os.environ.get("RANK", "0")) == 0
     recipe = Recipe(**declaration["recipe"])
-    with isolated(_one_thread(task, recipe)):
+    with isolated(one_thread(task, recipe)):
         torch.manual_seed(derive(declaration["seed"], 0, WEIGHTS))
         network = _build(declaration, problem.offered)
-        _check(network, declaration["model"], task)
+        check_fit(network, declaration["model"], task)
         if writes:
             run.claim(declaration, problem.offered, problem.facts, problem.files)
         if run.record.exists():
@@ -197,7 +185,7 @@ def _train(run: RunFolder, declaration: dict[str, Any], problem: Problem, option
         from skipway.study.keeping import Keeper
         from skipway.study.loop import Diverged, Loop, fit
 
-        order = _order(task, recipe, declaration["seed"])
+        order = make_order(task, recipe, declaration["seed"])
         if recipe.compile:
             network.compile()
         loop = Loop(network, task, recipe, order, *(declaration[name] for name in ("epochs", "steps", "every")))
@@ -265,28 +253,6 @@ def _build(declaration: Mapping[str, Any], offered: Mapping[str, Any]) -> nn.Mod
     return build_network(declaration["model"], declaration["task"], offered, skip, declaration["options"])
 
 
-def _check(network: nn.Module, model: str, task: Task) -> None:
-    try:
-        with torch.no_grad():
-            task.check(network.eval())
-    except SkipwayError as error:
-        raise SkipwayError(f"{model} does not fit: {error}") from error
-    except Exception as error:
-        first = (str(error).strip().splitlines() or [""])[0]
-        raise SkipwayError(f"{model} does not take these data: {type(error).__name__}: {first}") from error
-    finally:
-        network.train()
-
-
-def _order(task: Task, recipe: Recipe, seed: int) -> Order:
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if task.count < recipe.accumulate * processes:
-        raise SkipwayError(
-            f"{task.count} training examples do not divide among {recipe.accumulate} batches of {processes} processes"
-        )
-    return Order(task.count, recipe.batch_size, recipe.accumulate * processes, seed, task.lengths)
-
-
 def _lightning(run: RunFolder, network: nn.Module, options: dict[str, Any]) -> dict[str, Any]:
     chosen: dict[str, Any] = {"workers": options["workers"]}
     if options["logger"] == "tensorboard":
@@ -332,10 +298,6 @@ def _plain(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
         return all(_plain(one) for one in value)
     return value is None or isinstance(value, (bool, int, float, str))
-
-
-def _one_thread(task: Task, recipe: Recipe) -> bool:
-    return isinstance(task, Classification) and small_batch(recipe.batch_size, task.images.size)
 
 
 def _finite(value: float) -> float | None:
