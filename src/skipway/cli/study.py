@@ -1,17 +1,18 @@
-"""`skipway study`: the declared experiments."""
+"""`skipway study`: declared experiments, ours and those of a file."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from skipway.errors import SkipwayError
 
 if TYPE_CHECKING:
-    import skipway.study
+    from skipway.study import Results, Study
 
 # One line a paragraph: the terminal breaks lines where it ends.
 _DEGRADATION = (
@@ -20,10 +21,82 @@ _DEGRADATION = (
     "else, and writes a report for the browser. The defaults take about two minutes on two cores. Ctrl-C keeps what is "
     "done; the same command again goes on where it stopped."
 )
+_RUN = (
+    "Run a study: a .toml or .yaml file, or one of 'skipway study list'.\n\n"
+    "Every combination of its axes is trained from every seed, and a report for the browser is written. What a crash "
+    "or Ctrl-C left is taken up where it stopped: the folder is the truth, and nothing done is redone."
+)
 
 study_app = typer.Typer(
-    help="Train networks that differ in one thing, and report what it does.", no_args_is_help=True
+    help="Train networks that differ in declared ways, and report what the differences do.", no_args_is_help=True
 )
+
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder for the records and the report. What it already holds is not trained again.",
+        show_default="runs/ and the study's name",
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(help="Processes that train side by side.", show_default="as many as suit this machine"),
+]
+Engine = Annotated[str, typer.Option(help="What runs the trials: 'local', this machine, or 'ray', a Ray cluster.")]
+
+
+@study_app.command(help=_RUN)
+def run(
+    study: Annotated[str, typer.Argument(metavar="FILE|NAME", help="A declaration, or the name of one of ours.")],
+    out: Out = None,
+    data: Annotated[str | None, typer.Option(help="Other data than the study's: a name, a folder or a file.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a key, as in --set depth=[8,14]. Several: repeat it."),
+    ] = None,
+    workers: Workers = None,
+    engine: Engine = "local",
+) -> None:
+    """Run a study from its declaration."""
+    print("Reading the study and building its networks ...", file=sys.stderr)
+    from skipway.study.files import read_study
+
+    changes = dict(_setting(text) for text in settings or ())
+    if data is not None:
+        changes["data"] = data
+    declared = read_study(study, changes)
+    _run(declared, out or Path("runs") / declared.name, workers, engine)
+
+
+@study_app.command()
+def new(
+    name: Annotated[str, typer.Argument(help="The study's name; the file is NAME.toml.")],
+) -> None:
+    """Write a commented declaration to start from."""
+    from skipway.storing import writing
+    from skipway.study.files import template
+
+    path = Path(name if name.endswith(".toml") else f"{name}.toml")
+    if path.exists():
+        raise SkipwayError(f"'{path}' is there already; choose another name, or remove it")
+    with writing(path):
+        path.write_text(template(path.stem), encoding="utf-8")
+    print(f"Wrote {path}. Edit it, then: skipway study run {path}")
+
+
+@study_app.command("list")
+def list_studies() -> None:
+    """List the studies that come with skipway: what each asks, and why."""
+    from rich.table import Table
+
+    from skipway.cli.tables import print_table
+    from skipway.study.files import builtin_names, describe_builtin
+
+    table = Table("study", "what it asks", box=None, pad_edge=False)
+    for name in builtin_names():
+        table.add_row(name, describe_builtin(name)[0])
+    print_table(table)
+    print("\nRun one with: skipway study run NAME. Start your own with: skipway study new NAME.")
 
 
 @study_app.command(help=_DEGRADATION)
@@ -55,56 +128,63 @@ def degradation(
     image_size: Annotated[
         int | None, typer.Option(help="Bring images to this many pixels a side.", show_default="as they are")
     ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(help="Processes that train side by side.", show_default="as many as suit this machine"),
-    ] = None,
+    workers: Workers = None,
+    engine: Engine = "local",
 ) -> None:
     """Train plain and residual networks of several depths alike, and report what depth and skips do."""
     print("Reading the data and building the networks ...", file=sys.stderr)
-    from skipway.study import Study
+    from skipway.study.files import read_study
 
-    study = Study(
-        depth=_numbers("--depths", depths),
-        skip=_words("--skips", skips),
-        data=data,
-        seeds=_numbers("--seeds", seeds),
-        epochs=epochs,
-        width=width,
-        samples=samples,
-        image_size=image_size,
-    )
+    changes = {
+        "depth": _numbers("--depths", depths), "skip": _words("--skips", skips), "data": data,
+        "seeds": _numbers("--seeds", seeds), "epochs": epochs, "width": width, "limit": samples,
+        "image_size": image_size,
+    }  # fmt: skip
+    _run(read_study("degradation", changes), out, workers, engine)
+
+
+def _run(study: Study, out: Path, workers: int | None, engine: str) -> None:
     try:
-        results = study.run(out, workers=workers)
+        results = study.run(out, workers=workers, engine=engine)
     except KeyboardInterrupt as interruption:
         # Typer would make "Aborted." of it, and say nothing of what is kept.
         print(f"skipway: {interruption}", file=sys.stderr)
         raise typer.Exit(130) from None
+    if not results.records:
+        raise SkipwayError(f"no trial came to its end; '{out}' says why")
     report = results.report()
     print(f"\n{results.answer.sentence}\n")
     _print_summaries(results)
     print(f"\nReport: {report}")
 
 
-def _print_summaries(results: skipway.study.Results) -> None:
+def _print_summaries(results: Results) -> None:
     from rich.table import Table
 
     from skipway.cli.tables import print_table
 
-    table = Table("model", "skip", "training error", "test error", box=None, pad_edge=False)
-    for column in ("seeds", "parameters", "seconds"):
-        table.add_column(column, justify="right")
+    shown = results.shown_measures()
+    axes = [name for name in results.records[0].labels if name not in ("model", "skip", "depth")]
+    table = Table("model", "skip", *axes, *(name.replace("_", " ") for name in shown), box=None, pad_edge=False)
+    table.add_column("seeds", justify="right")
     for summary in results.summaries:
         table.add_row(
             summary.model,
             summary.skip,
-            summary.train_error.percent(),
-            summary.test_error.percent(),
+            *(summary.labels[name] for name in axes),
+            *(summary.values[name].text(name) if name in summary.values else "" for name in shown),
             f"{summary.seeds} ({summary.diverged} diverged)" if summary.diverged else str(summary.seeds),
-            f"{summary.parameters:,}",
-            f"{summary.seconds:.1f}",
         )
     print_table(table)
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    from skipway.study.files import read_value
+
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise SkipwayError(f"--set takes KEY=VALUE, such as --set epochs=5, not '{text}'")
+    return key.strip(), read_value(value.strip())
 
 
 def _words(option: str, text: str) -> list[str]:
@@ -114,7 +194,7 @@ def _words(option: str, text: str) -> list[str]:
     return words
 
 
-def _numbers(option: str, text: str) -> list[int]:
+def _numbers(option: str, text: str) -> Sequence[int]:
     words = _words(option, text)
     try:
         return [int(word) for word in words]

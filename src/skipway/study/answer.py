@@ -1,176 +1,205 @@
-"""What a study's numbers say: does depth hurt the plain network on its training set, and does a skip repair it?"""
+"""What a study's numbers say to its question, with how sure that is."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING
 
+from skipway.errors import choose
+from skipway.study.degradation import QUESTION, Harm, Repair, degradation
+from skipway.study.degradation import RULE as DEGRADATION_RULE
+from skipway.study.differences import LEAST_SEEDS, LEVEL, Comparison, chance, compare
+from skipway.study.measures import written
 from skipway.study.records import Record
+from skipway.study.summary import Spread, summarise
+from skipway.study.variants import label
 
-QUESTION = "Does depth hurt the plain network on the training set, and does the skip repair it?"
-# What remains of the harm under a skip, as a share of the plain network's, up to which it counts as repaired.
-REPAIRED = 0.05
-RULE = (
-    "The deepest network is compared with the shallower one of the same kind that has the lowest mean training error. "
-    "Depth hurts where the mean over seeds is higher and every seed of the deepest network is worse than every seed of "
-    "the shallower one; where the seeds overlap, the answer is that it is not clear. "
-    "A skip repairs the harm where, at the greatest depth, each of its seeds is better than every plain one, and "
-    f"what it loses itself by depth is within its seeds or at most {REPAIRED:.0%} of what the plain network loses. "
-    "A diverged trial counts as 100 % error."
+if TYPE_CHECKING:
+    from skipway.study.declaration import Study
+
+# More alternatives than these are counted in the answer, and told one by one in the table.
+_TOLD = 4
+_WORDS = {
+    "better": "is better than",
+    "worse": "is worse than",
+    "unclear": "is not clearly different from",
+    "too few seeds": "is not to be told from",
+    "diverged": "diverged, unlike",
+}
+_COUNTED = {
+    "better": "better",
+    "worse": "worse",
+    "diverged": "diverged",
+    "unclear": "not clearly different",
+    "too few seeds": "not to be told apart",
+}
+DIFFERENCE_RULE = (
+    f"Each value is compared with the baseline seed by seed, where everything else is the same. The interval is the "
+    f"{LEVEL:.0%} percentile bootstrap of the mean difference over seeds. A difference is claimed where there are "
+    f"{LEAST_SEEDS} seeds at least and the interval leaves zero out; with fewer there are not enough seeds to say. Few "
+    "seeds are weak evidence: where there is no difference, all of n seeds still fall on one side in 2 / 2^n of the "
+    "cases, which is 25 % for 3 seeds, 6 % for 5 and 3 % for 6. Comparisons are not corrected for their number. A "
+    "diverged trial counts as 100 % error."
 )
 
-Harm = Literal["yes", "unclear", "no"]
-Repair = Literal["whole", "part", "unclear", "no"]
-
 
 @dataclass(frozen=True)
-class Spread:
-    """A number over seeds: its mean, and the lowest and highest."""
+class Asked:
+    """A study's question with everything settled that it left open; `baseline` is a label of the compared axis."""
 
-    mean: float
-    low: float
-    high: float
+    text: str
+    compare: str
+    baseline: str
+    along: str | None
+    measure: str
+    at: str
+    reach: float | None
+    rule: str
 
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
-        # The mean of equal numbers is that number: rounding must not put it outside of low and high.
-        low, high = min(values), max(values)
-        return cls(min(max(sum(values) / len(values), low), high), low, high)
-
-    def percent(self) -> str:
-        """Mean and, where seeds differ, range, in per cent.
-
-        >>> Spread(0.5, 0.25, 0.75).percent()
-        '50.0 % (25.0 to 75.0)'
-        """
-        span = f" ({100 * self.low:.1f} to {100 * self.high:.1f})" if self.high > self.low else ""
-        return f"{100 * self.mean:.1f} %{span}"
-
-
-@dataclass(frozen=True)
-class Summary:
-    """A variant over its seeds."""
-
-    model: str
-    depth: int
-    skip: str
-    plain: bool
-    seeds: int
-    diverged: int
-    train_error: Spread
-    test_error: Spread
-    parameters: int
-    seconds: float
+    @property
+    def quantity(self) -> str:
+        """What is compared, in words."""
+        name = self.measure.replace("_", " ")
+        if self.reach is not None:
+            return f"rounds until {name} is {written(self.measure, self.reach)}"
+        return {"last": name, "best": f"best {name}", "mean": f"mean {name} over the training"}[self.at]
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The question's answer: `harm` done by depth to the plain network, `repairs` by skip, and both in words.
+    """What a study found: `sentence` says it, `rule` how it was judged, `comparisons` hold the numbers.
 
-    `harm` is None where the study cannot tell.
+    For the question of degradation `harm` is what depth does to the plain network and `repairs` what each skip does
+    about it; they are None and empty for others, and where the study cannot tell.
     """
 
-    harm: Harm | None
-    repairs: dict[str, Repair]
+    asked: Asked
     sentence: str
+    rule: str
+    comparisons: tuple[Comparison, ...]
+    harm: Harm | None = None
+    repairs: Mapping[str, Repair] | None = None
 
 
-def summarise(records: Sequence[Record]) -> list[Summary]:
-    """The trials of each variant together, in the order in which variants first appear."""
-    groups: dict[tuple[str, str], list[Record]] = {}
-    for record in records:
-        groups.setdefault((record.model, record.skip), []).append(record)
-    return [
-        Summary(
-            model=model,
-            depth=group[0].depth,
-            skip=skip,
-            plain=group[0].plain,
-            seeds=len(group),
-            diverged=sum(record.diverged is not None for record in group),
-            train_error=Spread.of([record.final_train_error for record in group]),
-            test_error=Spread.of([record.final_test_error for record in group]),
-            parameters=group[0].parameters,
-            seconds=sum(record.seconds for record in group) / len(group),
-        )
-        for (model, skip), group in groups.items()
-    ]
+def compared_axis(study: Study) -> str:
+    """The axis whose values are compared: the one that is asked for, else skips, else the first that varies."""
+    if study.question.compare is not None:
+        return study.question.compare
+    varying = [name for name, values in study.axes().items() if len(values) > 1]
+    return "skip" if "skip" in varying or not varying else varying[0]
 
 
-def answer(summaries: Sequence[Summary]) -> Answer:
-    """Answer the question by `RULE`, from nothing but the table."""
-    by_skip: dict[str, list[Summary]] = {}
-    for summary in sorted(summaries, key=lambda summary: summary.depth):
-        by_skip.setdefault(summary.skip, []).append(summary)
-    plain = next((rows for rows in by_skip.values() if rows[0].plain), None)
-    if plain is None:
-        return Answer(None, {}, "This study cannot answer: it has no plain network (skip 'none') to compare with.")
-    if len(plain) < 2:
-        only = plain[0].depth
-        return Answer(None, {}, f"This study cannot answer: it has one depth, {only}, and the question needs two.")
-    shallow, deep = _ends(plain)
-    harm = _harm(shallow, deep)
-    words = [_harm_words(harm, shallow, deep)]
-    repairs: dict[str, Repair] = {}
-    for skip, rows in by_skip.items():
-        if not rows[0].plain:
-            if harm == "yes":
-                repairs[skip] = _repair(shallow, deep, rows)
-            words.append(_skip_words(skip, rows, repairs.get(skip)))
-    if len(by_skip) == 1:
-        words.append("The study has no network with skips to compare with.")
-    if all(summary.seeds == 1 for summary in summaries):
-        words.append("All this is one seed: there is no spread to judge it by.")
-    return Answer(harm, repairs, " ".join(words))
+def ask(study: Study, records: Sequence[Record]) -> Asked:
+    """Settle what a study's question leaves open; raises SkipwayError for a measure that no record has."""
+    question, axis, axes = study.question, compared_axis(study), study.axes()
+    values = axes.get(axis, (None,))
+    baseline = label(values[0])
+    if question.baseline is not None:
+        from skipway.study.building import read_skip
+
+        baseline = label(read_skip(question.baseline) if axis == "skip" else question.baseline)
+    along = question.along
+    if along is None and len(axes.get("depth", ())) > 1 and axis != "depth":
+        along = "depth"
+    plain = any(record.plain for record in records)
+    classic = axis == "skip" and along == "depth" and plain and question.measure is None and _has_train_error(records)
+    rule = question.rule or ("degradation" if classic else "difference")
+    measure = question.measure or ("train_error" if rule == "degradation" else records[0].judge)
+    choose("measure of this study", measure, {name: None for r in records for name in (*r.curves, *r.measures)})
+    text = question.text or (
+        QUESTION
+        if rule == "degradation"
+        else f"What does {axis.replace('_', ' ')} do to the {measure.replace('_', ' ')}?"
+    )
+    return Asked(text, axis, baseline, along, measure, question.at, question.reach, rule)
 
 
-def _ends(rows: Sequence[Summary]) -> tuple[Summary, Summary]:
-    return min(rows[:-1], key=lambda row: row.train_error.mean), rows[-1]
+def answer(study: Study, records: Sequence[Record]) -> Answer:
+    """Answer a study's question, from nothing but its records."""
+    asked = ask(study, records)
+    comparisons = tuple(compare(records, asked.compare, asked.baseline, asked.measure, asked.at, asked.reach))
+    if asked.rule == "degradation":
+        found = degradation(summarise(records))
+        return Answer(asked, found.sentence, DEGRADATION_RULE, comparisons, found.harm, found.repairs)
+    return Answer(asked, _sentence(asked, comparisons, records), DIFFERENCE_RULE, comparisons)
 
 
-def _harm(shallow: Summary, deep: Summary) -> Harm:
-    if deep.train_error.mean <= shallow.train_error.mean:
-        return "no"
-    return "yes" if deep.train_error.low > shallow.train_error.high else "unclear"
+def _has_train_error(records: Sequence[Record]) -> bool:
+    return all("train_error" in record.curves for record in records)
 
 
-def _repair(shallow: Summary, deep: Summary, rows: Sequence[Summary]) -> Repair:
-    ours = rows[-1].train_error
-    if ours.mean >= deep.train_error.mean:
-        return "no"
-    if ours.high >= deep.train_error.low:
-        return "unclear"
-    own_shallow, own_deep = _ends(rows)
-    if _harm(own_shallow, own_deep) != "yes":
-        return "whole"
-    left = own_deep.train_error.mean - own_shallow.train_error.mean
-    return "whole" if left <= REPAIRED * (deep.train_error.mean - shallow.train_error.mean) else "part"
+def _sentence(asked: Asked, comparisons: Sequence[Comparison], records: Sequence[Record]) -> str:
+    if not comparisons:
+        known = [value for r in records if (value := r.value(asked.measure, asked.at, asked.reach)) is not None]
+        told = f": its {asked.quantity} is {Spread.of(known).text(_unit(asked))}" if known else ""
+        return f"There is nothing to compare: {asked.compare.replace('_', ' ')} has one value{told}."
+    by_value: dict[str, list[Comparison]] = {}
+    for comparison in comparisons:
+        by_value.setdefault(comparison.value, []).append(comparison)
+    seeds = max(comparison.seeds for comparison in comparisons)
+    if all(comparison.verdict == "too few seeds" for comparison in comparisons):
+        lead, trail = f"Not enough seeds to say: {seeds} of the {LEAST_SEEDS} that a difference takes at least. ", ""
+    else:
+        lead = ""
+        trail = f" ({seeds} seeds: where there is no difference, {chance(seeds):.0%} of such comparisons show one.)"
+    told = _counted(asked, by_value) if len(by_value) > _TOLD else _each(asked, by_value)
+    return f"{lead}Judged by {asked.quantity}: {told}{trail}"
 
 
-def _harm_words(harm: Harm, shallow: Summary, deep: Summary) -> str:
-    lead = {
-        "yes": "Yes: depth hurts the plain network. Its training error rises",
-        "unclear": "Not clearly: the plain network's mean training error rises, but its seeds overlap,",
-        "no": "No: depth does not hurt the plain network here. Its training error goes",
-    }[harm]
-    return f"{lead} from {_at(shallow)} to {_at(deep)}."
+def _each(asked: Asked, by_value: Mapping[str, Sequence[Comparison]]) -> str:
+    return " ".join(_told(asked, value, found) for value, found in by_value.items())
 
 
-def _skip_words(skip: str, rows: Sequence[Summary], repair: Repair | None) -> str:
-    shallow, deep = _ends(rows)
-    numbers = f"{_at(shallow)}, {_at(deep)}"
-    if repair is None:
-        return f"With skip '{skip}': {numbers}."
-    lead = {
-        "whole": "repairs it",
-        "part": "repairs a part of it",
-        "unclear": "does not clearly repair it",
-        "no": "does not repair it",
-    }[repair]
-    return f"Skip '{skip}' {lead}: {numbers}."
+def _told(asked: Asked, value: str, found: Sequence[Comparison]) -> str:
+    name, baseline = _named(asked, value), _named(asked, asked.baseline)
+    verdicts = {comparison.verdict for comparison in found}
+    if len(found) == 1:
+        return f"{name} {_WORDS[found[0].verdict]} {baseline}: {_numbers(asked, found[0])}."
+    if len(verdicts) == 1:
+        ends = "; ".join(f"{_numbers(asked, one)} at {_where(one)}" for one in (found[0], found[-1]))
+        return f"{name} {_WORDS[found[0].verdict]} {baseline} everywhere: {ends}."
+    each = "; ".join(f"at {_where(one)} it {_WORDS[one.verdict]} it ({_numbers(asked, one)})" for one in found)
+    return f"{name} against {baseline} depends on where: {each}."
 
 
-def _at(summary: Summary) -> str:
-    diverged = f", {summary.diverged} of {summary.seeds} seeds diverged" if summary.diverged else ""
-    return f"{summary.train_error.percent()} at {summary.depth} layers{diverged}"
+def _counted(asked: Asked, by_value: Mapping[str, Sequence[Comparison]]) -> str:
+    parts, left = [], len(by_value)
+    for verdict, words in _COUNTED.items():
+        names = [value for value, found in by_value.items() if all(one.verdict == verdict for one in found)]
+        left -= len(names)
+        if names:
+            shown = ", ".join(_named(asked, one) for one in names[:_TOLD])
+            more = f" and {len(names) - _TOLD} more" if len(names) > _TOLD else ""
+            parts.append(f"{len(names)} {words} ({shown}{more})")
+    if left:
+        parts.append(f"{left} better in some places and not in others")
+    return f"of {len(by_value)} alternatives to {_named(asked, asked.baseline)}: {'; '.join(parts)}."
+
+
+def _numbers(asked: Asked, one: Comparison) -> str:
+    if one.ours is None or one.theirs is None:
+        return f"{one.seeds} seeds have both numbers"
+    unit = _unit(asked)
+    told = f"{written(unit, one.ours.mean)} against {written(unit, one.theirs.mean)}"
+    if one.difference is None or one.low is None or one.high is None or one.seeds < LEAST_SEEDS:
+        return told
+    interval = f"{_signed(unit, one.low)} to {_signed(unit, one.high)}"
+    return f"{told}, {_signed(unit, one.difference)} ({interval}){' points' if unit.endswith('error') else ''}"
+
+
+def _unit(asked: Asked) -> str:
+    return "rounds" if asked.reach is not None else asked.measure
+
+
+def _signed(measure: str, value: float) -> str:
+    text = f"{100 * abs(value):.1f}" if measure.endswith("error") else written(measure, abs(value))
+    return f"{'-' if value < 0 else '+'}{text}"
+
+
+def _where(one: Comparison) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {text}" for name, text in one.where.items()) or "the one setting"
+
+
+def _named(asked: Asked, value: str) -> str:
+    return f"'{value}'" if asked.compare in ("skip", "model", "data", "optimizer") else f"{asked.compare} {value}"

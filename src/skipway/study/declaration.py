@@ -7,202 +7,395 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
-from skipway import connect, models
-from skipway.connect import Kind, Plain
-from skipway.errors import SkipwayError
+from skipway import connect
+from skipway.errors import SkipwayError, choose
+from skipway.models.registry import find
+from skipway.study.building import build_network, read_skip
 from skipway.study.data import check_source
+from skipway.study.plan import Plan, make_plan
+from skipway.study.problems import DataChoice, Problem
+from skipway.study.question import Question
+from skipway.study.recipe import OPTIMIZERS, PRECISIONS, SCHEDULES, check_number, check_whole
+from skipway.study.variants import AS_BUILT, Trial, Variant, connection, make_variants, plain_value
 
 if TYPE_CHECKING:
     import skipway.study.results
 
 # Part of every trial's identity: to be raised when the training loop changes what comes out of it.
-LOOP = 1
+LOOP = 2
+# What may take several values, which are then compared; the last varies fastest.
+AXES = (
+    "data", "limit", "image_size", "crop", "length", "augment", "optimizer", "learning_rate", "schedule", "warm_up",
+    "momentum", "weight_decay", "batch_size", "clip", "precision", "epochs", "steps", "seconds", "model", "width",
+    "depth", "skip",
+)  # fmt: skip
+RECIPE = (
+    "optimizer", "learning_rate", "schedule", "warm_up", "momentum", "weight_decay", "batch_size", "clip",
+)  # fmt: skip
+DATA = ("limit", "image_size", "crop", "length", "augment")
+_WHOLE = {
+    "depth": 1, "width": 1, "limit": 2, "image_size": 1, "crop": 1, "length": 1, "warm_up": 0, "batch_size": 2,
+    "epochs": 1, "steps": 1,
+}  # fmt: skip
+_NUMBERS = {
+    "learning_rate": ("above 0", lambda x: x > 0),
+    "momentum": ("from 0 to below 1", lambda x: 0 <= x < 1),
+    "weight_decay": ("0 or more", lambda x: x >= 0),
+    "clip": ("above 0", lambda x: x > 0),
+    "seconds": ("above 0", lambda x: x > 0),
+}
+_WORDS = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "precision": PRECISIONS, "augment": ("none", "standard")}
+# What data of each kind offer to a network, where a study is checked before its data are read.
+_OFFERED: dict[str, dict[str, Any]] = {
+    "classification": {"num_classes": 10, "in_channels": 3, "image_size": 32},
+    "segmentation": {"num_classes": 1, "in_channels": 1},
+    "language": {"vocabulary": 65, "length": 128},
+    "hidden language": {"vocabulary": 66, "length": 128},
+    "translation": {"vocabulary": 100, "target_vocabulary": 100, "length": 65},
+}
 
 
-@dataclass(frozen=True)
-class Variant:
-    """One network of a study: a model's name, its depth and its connection, which `label` names for people."""
+class Study(BaseModel):
+    """Networks that differ along declared axes, trained alike from several seeds, and what is asked of them.
 
-    model: str
-    depth: int
-    connection: Kind
-    label: str
-
-    @property
-    def plain(self) -> bool:
-        """Whether the network has no skips."""
-        return isinstance(self.connection, Plain)
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One training run: a variant and a seed."""
-
-    variant: Variant
-    seed: int
-
-    @property
-    def title(self) -> str:
-        return f"{self.variant.model} {self.variant.label} seed {self.seed}"
-
-
-@dataclass(frozen=True)
-class Study:
-    """Models at several depths, with several connections, trained alike from several seeds.
-
-    `model` names a model with "{depth}" in it; `skip` takes names (`skipway.connect.names()`) and values such as
-    `Residual(drop=0.5)`, "none" being the plain network. `data` is "digits", a folder, or a Hugging Face name (see
-    `load_images`). Every trial is trained by SGD with momentum under a one-cycle learning rate that peaks at
-    `learning_rate` (Smith & Topin 2017, arXiv:1708.07120). Raises SkipwayError for what cannot be built or trained.
+    An axis takes one value or a list of them: the data, the network (`model`, `depth`, `width`, `skip`, and the values
+    of `options`), and how it is trained. `model` is a name of `skipway.models`, in which axes in braces are filled in,
+    or `package.module:factory`, or `hf:NAME`; of these "none" is the plain twin, made by `skipway.edit`. A skip is a
+    name (`skipway.connect.names()`), a value, or one such as "Residual(drop=0.5)" in quotes; None is the model's own.
+    Without one, `optimizer`, `learning_rate` and the like are as the data's task needs them; `epochs`, `steps` or
+    `seconds` say for how long. `equal` chooses widths so that the compared networks have as many parameters or
+    multiply-adds as the first. `probes` are run on the networks that the first seed trained: names of
+    `skipway.probe`, or {"name": "landscape", "steps": 21}. `experiment` says what a trial is: "train", or an experiment
+    of `skipway.probe` that builds its own networks. Raises SkipwayError for what cannot be built or trained.
 
     >>> study = Study(depth=[8, 14], seeds=[0], epochs=1)
     >>> [trial.title for trial in study.trials()][:2]
     ['resnet8 none seed 0', 'resnet8 residual seed 0']
     """
 
-    model: str = "resnet{depth}"
-    depth: Sequence[int] = (20, 56)
-    skip: Sequence[str | Kind] = ("none", "residual")
-    data: str | Path = "digits"
-    seeds: Sequence[int] = (0, 1, 2)
-    epochs: int = 10
-    width: int | None = 8
-    batch_size: int = 64
-    learning_rate: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    samples: int | None = None
-    image_size: int | None = None
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
-    def __post_init__(self) -> None:
-        for name in ("depth", "skip", "seeds"):
-            object.__setattr__(self, name, _several(name, getattr(self, name)))
-        for name in ("depth", "seeds"):
-            for value in getattr(self, name):
-                _check_whole(name, value, 0 if name == "seeds" else 1)
-        # With a batch of one image, batch normalisation at 1 x 1 pixels has nothing to normalise over.
-        smallest = {"epochs": 1, "batch_size": 2, "width": 1, "samples": 2, "image_size": 1}
-        for name, least in smallest.items():
-            if getattr(self, name) is not None or name in ("epochs", "batch_size"):
-                _check_whole(name, getattr(self, name), least)
-        _check_number("learning_rate", self.learning_rate, "above 0", self.learning_rate > 0)
-        _check_number("momentum", self.momentum, "from 0 to below 1", 0 <= self.momentum < 1)
-        _check_number("weight_decay", self.weight_decay, "0 or more", self.weight_decay >= 0)
-        if "{depth}" not in self.model:
-            shape = re.sub(r"\d+$", "{depth}", self.model)
-            raise SkipwayError(f"model '{self.model}' leaves no place for the depth; write '{shape}' with depth=[...]")
-        check_source(self.data)
-        for variant in self.variants():
-            with torch.device("meta"):
-                self.build(variant, classes=10, channels=3)
+    name: str = "study"
+    about: str = ""
+    question: Question = Question()
+    experiment: str = "train"
+    model: str | Sequence[str] = "resnet{depth}"
+    depth: int | Sequence[int] | None = (20, 56)
+    width: int | Sequence[int] | None = None
+    skip: Any = ("none", "residual")
+    options: Mapping[str, Any] = {}
+    seeds: Sequence[int] = (0, 1, 2)
+    equal: Literal["parameters", "multiply-adds"] | None = None
+    probes: Sequence[Any] = ()
+
+    data: Any = "digits"
+    limit: int | Sequence[int] | None = None
+    image_size: int | Sequence[int] | None = None
+    augment: str | Sequence[str] = "none"
+    crop: int | Sequence[int] | None = None
+    length: int | Sequence[int] | None = None
+    held_out: float | int | None = None
+    loss: str | None = None
+    languages: Sequence[str] | None = None
+    vocabulary: int | None = None
+
+    epochs: int | Sequence[int] | None = None
+    steps: int | Sequence[int] | None = None
+    seconds: float | Sequence[float] | None = None
+    every: int | None = None
+    batch_size: int | Sequence[int] | None = None
+    optimizer: str | Sequence[str] | None = None
+    learning_rate: float | Sequence[float] | None = None
+    schedule: str | Sequence[str] | None = None
+    warm_up: int | Sequence[int] | None = None
+    momentum: float | Sequence[float] | None = None
+    weight_decay: float | Sequence[float] | None = None
+    clip: float | Sequence[float] | None = None
+    precision: str | Sequence[str] = "32"
+
+    def __init__(self, **values: Any) -> None:
+        unknown = [key for key in values if key not in type(self).model_fields]
+        for key in unknown:
+            choose("key of a study", key, type(self).model_fields)
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise SkipwayError(_sentence(error)) from None
+        self._check()
+
+    @field_validator(*AXES, "seeds", "probes", mode="before")
+    @classmethod
+    def _several(cls, value: Any, info: ValidationInfo) -> Any:
+        name = str(info.field_name)
+        if value is None or (isinstance(value, (list, tuple)) and not value and name == "probes"):
+            return () if name == "probes" else value
+        if name in ("seeds", "probes") and not isinstance(value, (list, tuple)):
+            raise SkipwayError(f"{name} takes a list, such as [{value!r}], not {value!r}")
+        values = tuple(value) if isinstance(value, (list, tuple)) else (value,)
+        if not values:
+            raise SkipwayError(f"{name} is empty; a study needs one value at least")
+        values = tuple(_read(name, one) for one in values)
+        shown = [connection(one) if name == "skip" else repr(one) for one in values]
+        if unstable := [text for text in shown if " at 0x" in text]:
+            raise SkipwayError(
+                f"{name} {unstable[0]} shows a memory address for itself, which no later run can recognise; "
+                "give it a __repr__ of its own, as a dataclass has"
+            )
+        if twice := [text for text in shown if shown.count(text) > 1]:
+            raise SkipwayError(f"{name} names {twice[0]} twice; each value stands once in a study")
+        return values
+
+    @field_validator("question", mode="before")
+    @classmethod
+    def _question(cls, value: Any) -> Any:
+        return Question(text=value) if isinstance(value, str) else value
+
+    def _check(self) -> None:
+        from skipway.study.experiments import EXPERIMENTS
+
+        if len(given := [name for name in ("epochs", "steps", "seconds") if getattr(self, name) is not None]) > 1:
+            raise SkipwayError(f"{' and '.join(given)} say the same thing twice: give one of them")
+        for name, value in self.options.items():
+            choose_free(name)
+            if isinstance(value, (list, tuple)) and not value:
+                raise SkipwayError(f"options.{name} is empty; a study needs one value at least")
+        if self.every is not None:
+            check_whole("every", self.every, 1)
+        for source in self.values("data"):
+            check_source(source)
+        choose("experiment", self.experiment, ("train", *EXPERIMENTS))
+        self._check_depths()
+        self._check_question()
+        if self.experiment == "train":
+            from skipway.study.probing import check_probes
+
+            check_probes(self.probes)
+            for variant in self.variants():
+                self._try(variant)
+        else:
+            EXPERIMENTS[self.experiment].check(self)
+
+    def _check_depths(self) -> None:
+        if self.experiment != "train" or "depth" not in self.model_fields_set or not self.values("depth"):
+            return
+        for pattern in self.values("model"):
+            if "{depth}" in pattern or ":" in pattern:
+                continue
+            family, settled = find(pattern)
+            if "depth" not in family.options(settled):
+                shape = re.sub(r"\d+", "{depth}", pattern, count=1)
+                raise SkipwayError(
+                    f"model '{pattern}' leaves no place for the depth; write '{shape}' with depth=[...], or leave "
+                    "depth out"
+                )
+
+    def _check_question(self) -> None:
+        axes, asked = self.axes(), self.question
+        varying = [name for name, values in axes.items() if len(values) > 1]
+        for role in ("compare", "along"):
+            if (name := getattr(asked, role)) is not None:
+                choose(f"axis to {role}" if role == "compare" else "axis to go along", name, axes)
+        if asked.compare is not None and asked.compare == asked.along:
+            raise SkipwayError(f"the question compares {asked.compare} along itself; name another axis for `along`")
+        if asked.baseline is not None:
+            compared = asked.compare or ("skip" if "skip" in varying else next(iter(varying), "skip"))
+            known = [connection(v) if compared == "skip" else repr(v) for v in axes.get(compared, ())]
+            value = read_skip(asked.baseline) if compared == "skip" else asked.baseline
+            if (connection(value) if compared == "skip" else repr(value)) not in known:
+                raise SkipwayError(f"the baseline {asked.baseline!r} is not among the values of {compared}")
+
+    def _try(self, variant: Variant) -> None:
+        """Build our own networks without memory; what a user's own code builds is built when it is trained."""
+        if ":" in variant.model:
+            return
+        kind = find(variant.model)[0].task
+        with torch.device("meta"):
+            build_network(variant.model, kind, _OFFERED[kind], variant.skip, variant.options)
+
+    def values(self, axis: str) -> tuple[Any, ...]:
+        """The values of an axis; none where the task is to choose."""
+        value = self.options[axis] if axis in self.options else getattr(self, axis)
+        if axis == "model" and self.experiment != "train":
+            return (self.experiment,)
+        if axis == "depth" and "depth" not in self.model_fields_set:
+            # The depths of the classic question are for models that have a place for one.
+            value = value if any("{depth}" in str(pattern) for pattern in self.values("model")) else None
+        if value is None:
+            return (None,) if axis == "skip" else ()
+        return tuple(value) if isinstance(value, (list, tuple)) else (value,)
+
+    def axes(self) -> dict[str, tuple[Any, ...]]:
+        """The axes that have values, in the order in which they vary; the last varies fastest."""
+        names = [*AXES[:-3], *self.options, *AXES[-3:]]
+        return {name: values for name in names if (values := self.values(name))}
 
     def variants(self) -> list[Variant]:
-        """The networks that are compared, shallow to deep."""
-        return [
-            Variant(self.model.format(depth=depth), depth, connect.resolve(skip), label(skip))
-            for depth in self.depth
-            for skip in self.skip
-        ]
+        """The networks and trainings that are compared."""
+        return list(make_variants(self.axes(), list(self.options)))
 
     def trials(self) -> list[Trial]:
         """Every variant from every seed; a seed's trials stand together, so that what is done can be compared."""
         return [Trial(variant, seed) for seed in self.seeds for variant in self.variants()]
 
-    def build(self, variant: Variant, classes: int, channels: int) -> torch.nn.Module:
-        """A variant's network, for as many classes and channels as the data has."""
-        options: dict[str, Any] = {} if self.width is None else {"width": self.width}
-        return models.create(
-            variant.model, skip=variant.connection, num_classes=classes, in_channels=channels, **options
+    def choice(self, variant: Variant) -> DataChoice:
+        """Which data a variant is trained on."""
+        hides = ":" not in variant.model and find(variant.model)[0].task == "hidden language"
+        chosen = {name: variant.settings[name] for name in DATA if name in variant.settings}
+        languages = None if self.languages is None else (str(self.languages[0]), str(self.languages[1]))
+        return DataChoice(
+            str(variant.settings["data"]),
+            held_out=self.held_out, loss=self.loss, languages=languages, vocabulary=self.vocabulary, hides=hides,
+            **chosen,
+        )  # fmt: skip
+
+    def build(self, variant: Variant, problem: Problem) -> torch.nn.Module:
+        """A variant's network, for what its data settle."""
+        return build_network(
+            variant.model, problem.task.kind, problem.offered, variant.skip, self.sized(variant, problem)
         )
 
-    def recipe(self) -> dict[str, Any]:
-        """How every trial is trained: with the model, the connection, the data and the seed, all that decides it."""
-        names = ("epochs", "width", "batch_size", "learning_rate", "momentum", "weight_decay")
-        return {**{name: getattr(self, name) for name in names}, "loop": LOOP}
+    def sized(self, variant: Variant, problem: Problem) -> dict[str, Any]:
+        """A variant's options, with the width that makes it as large as the one that it is compared with."""
+        if self.equal is None:
+            return dict(variant.options)
+        from skipway.study.equal import equal_width
 
-    def identify(self, trial: Trial, data_fingerprint: str) -> str:
+        return {**variant.options, "width": equal_width(self, variant, problem)}
+
+    def plan(self, variant: Variant, problem: Problem) -> Plan:
+        """How a variant is trained; where `seconds` are given, for how many steps is found when it is."""
+        chosen = {name: variant.settings[name] for name in RECIPE if name in variant.settings}
+        duration = {name: variant.settings[name] for name in ("epochs", "steps") if name in variant.settings}
+        return make_plan(problem, chosen, every=self.every, **duration, precision=variant.settings["precision"])
+
+    def recipe(self, variant: Variant, problem: Problem) -> dict[str, Any]:
+        """The plan of a variant as plain values: with the network, the data and the seed, all that decides it."""
+        plan, seconds = self.plan(variant, problem), variant.settings.get("seconds")
+        duration = {"epochs": plan.epochs, "steps": plan.steps} if seconds is None else {"seconds": seconds}
+        return {**dataclasses.asdict(plan.recipe), **duration, "every": plan.every, "loop": LOOP}
+
+    def identify(self, trial: Trial, problem: Problem) -> str:
         """A readable name, and a hash of everything that determines the trial's result."""
+        choice = vars(self.choice(trial.variant))
         determining = {
+            "experiment": self.experiment,
             "model": trial.variant.model,
-            "connection": repr(trial.variant.connection),
+            "connection": connection(trial.variant.skip),
+            "options": self.sized(trial.variant, problem),
             "seed": trial.seed,
-            "data": data_fingerprint,
-            "recipe": self.recipe(),
+            # Where the data lie does not matter, nor how many were asked for: what they are does.
+            "data": {name: choice[name] for name in ("augment", "crop", "loss", "length", "hides")},
+            "fingerprint": problem.facts["fingerprint"],
+            "recipe": self.recipe(trial.variant, problem),
         }
-        digest = hashlib.sha256(json.dumps(determining, sort_keys=True).encode()).hexdigest()
+        digest = hashlib.sha256(json.dumps(determining, sort_keys=True, default=repr).encode()).hexdigest()
         readable = re.sub(r"[^a-z0-9.]+", "-", trial.title.lower()).strip("-")
         return f"{readable[:80]}-{digest[:10]}"
 
     def declaration(self) -> dict[str, Any]:
-        """The study as plain values, connections by what they are."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        values.update(data=str(self.data), depth=list(self.depth), seeds=list(self.seeds))
-        values["skip"] = {label(skip): repr(connect.resolve(skip)) for skip in self.skip}
+        """The study as plain values, from which `Study(**values)` makes it again; what was not chosen is left out."""
+        values: dict[str, Any] = {}
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if name not in self.model_fields_set and name not in ("model", "depth", "skip", "seeds", "data"):
+                continue
+            if name == "question":
+                asked = value.model_dump(exclude_defaults=True)
+                value = {key: plain_value(one) for key, one in asked.items()}
+            elif name == "options":
+                value = {key: _plain_values(one) for key, one in value.items()}
+            elif name == "depth" and "depth" not in self.model_fields_set:
+                value = list(self.values("depth")) or None
+            elif isinstance(value, tuple) and name in AXES and len(value) == 1 and not isinstance(value[0], tuple):
+                value = str(value[0]) if isinstance(value[0], Path) else plain_value(value[0])
+            elif isinstance(value, tuple):
+                value = [str(one) if isinstance(one, Path) else _plain_values(one) for one in value]
+            if value is not None:
+                values[name] = value
         return values
 
+    def changed(self, **changes: Any) -> Study:
+        """The same study with other values."""
+        kept = {name: getattr(self, name) for name in self.model_fields_set}
+        return Study(**{**kept, **changes})
+
     def run(
-        self, folder: str | Path = "runs/study", workers: int | None = 1, quiet: bool = False
+        self,
+        folder: str | Path = "runs/study",
+        workers: int | None = 1,
+        quiet: bool = False,
+        engine: str = "local",
+        **options: Any,
     ) -> skipway.study.results.Results:
         """Train what is not yet trained, keeping every finished trial in `folder`, and return all results.
 
         What a crash or Ctrl-C left is taken up at the trial and the epoch where it stopped. `workers` processes share
         the trials, None for as many as suit this machine; the numbers are the same for any. (A script that asks for
-        several needs `if __name__ == "__main__":`, as with all processes that Python starts.) Raises SkipwayError
-        where the data or the folder cannot be used, and KeyboardInterrupt, saying how to go on, on Ctrl-C.
+        several needs `if __name__ == "__main__":`, as with all processes that Python starts.) `engine="ray"` gives the
+        trials to a Ray cluster. Raises SkipwayError where the data or the folder cannot be used, and KeyboardInterrupt,
+        saying how to go on, on Ctrl-C.
         """
         from skipway.study.running import run_study
 
         if workers is not None:
-            _check_whole("workers", workers, 1)
-        return run_study(self, Path(folder), workers, quiet)
+            check_whole("workers", workers, 1)
+        return run_study(self, Path(folder), workers, quiet, engine=engine, **options)
 
 
-def label(skip: str | Kind) -> str:
-    """What people call a connection: its name, or what is particular about the value.
-
-    >>> label("rezero"), label(connect.Residual(drop=0.5))
-    ('rezero', 'Residual(drop=0.5)')
-    """
-    if isinstance(skip, str):
-        return skip
-    if not dataclasses.is_dataclass(skip):
-        return repr(skip)
-    chosen = [
-        f"{field.name}={getattr(skip, field.name)!r}"
-        for field in dataclasses.fields(skip)
-        if getattr(skip, field.name) != field.default
-    ]
-    return f"{type(skip).__name__}({', '.join(chosen)})"
+def choose_free(name: str) -> None:
+    """Raise SkipwayError for an option that is a key of the study itself."""
+    if name in AXES:
+        raise SkipwayError(f"options.{name} is a key of its own: write {name} = ... outside of options")
 
 
-def _several(name: str, values: Any) -> tuple[Any, ...]:
-    if isinstance(values, (str, bytes)) or not isinstance(values, Sequence):
-        raise SkipwayError(f"{name} takes a list, such as [{values!r}], not {values!r}")
-    if not values:
-        raise SkipwayError(f"{name} is empty; a study needs one value at least")
-    shown = [repr(connect.resolve(value)) if name == "skip" else repr(value) for value in values]
-    if unstable := [text for text in shown if " at 0x" in text]:
-        raise SkipwayError(
-            f"{name} {unstable[0]} shows a memory address for itself, which no later run can recognise; "
-            "give it a __repr__ of its own, as a dataclass has"
-        )
-    if twice := [text for text in shown if shown.count(text) > 1]:
-        raise SkipwayError(f"{name} names {twice[0]} twice; each value stands once in a study")
-    return tuple(values)
+def _read(name: str, value: Any) -> Any:
+    if name == "skip":
+        if value == AS_BUILT:
+            return None
+        value = read_skip(list(value) if isinstance(value, tuple) else value)
+        for one in value if isinstance(value, list) else [value]:
+            if one is not None:
+                connect.resolve(one)
+        return tuple(value) if isinstance(value, list) else value
+    if name in _WHOLE or name == "seeds":
+        check_whole(name, value, _WHOLE.get(name, 0))
+    elif name in _NUMBERS:
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise SkipwayError(f"{name} takes numbers, not {value!r}")
+        allowed, holds = _NUMBERS[name]
+        check_number(name, value, allowed, math.isfinite(value) and holds(value))
+    elif name in _WORDS:
+        choose(name, value, _WORDS[name])
+    elif name == "model" and not isinstance(value, str):
+        raise SkipwayError(f"model takes names, such as 'resnet{{depth}}', not {value!r}")
+    return value
 
 
-def _check_whole(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise SkipwayError(f"{name} takes whole numbers from {least}, not {value!r}")
+def _plain_values(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain_values(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain_values(one) for one in value]
+    return plain_value(value)
 
 
-def _check_number(name: str, value: float, allowed: str, holds: bool) -> None:
-    if not holds or not math.isfinite(value):
-        raise SkipwayError(f"{name} is {value}; it must be {allowed}")
+def _sentence(error: ValidationError) -> str:
+    """What pydantic found first, with the key and the value."""
+    first = error.errors()[0]
+    if isinstance(raised := first.get("ctx", {}).get("error"), SkipwayError):
+        return str(raised)
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        try:
+            choose("key of a question", key.removeprefix("question."), Question.model_fields)
+        except SkipwayError as unknown:
+            return str(unknown)
+    message = first["msg"][0].lower() + first["msg"][1:]
+    return f"{key} = {first['input']!r}: {message}"

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from skipway.report import Facts, Figure, Line, Page, Panel, Section, Table
-from skipway.study.answer import QUESTION, RULE, Spread
+from skipway.study.measures import written
 from skipway.study.records import Record
+from skipway.study.summary import Spread
 
 if TYPE_CHECKING:
     import skipway.study.results
@@ -21,14 +22,10 @@ def study_page(results: skipway.study.results.Results, target: Path) -> str:
     """The page as HTML; links to the records are relative to `target`, where it will lie."""
     records = results.records
     first = records[0]
-    shape = " x ".join(str(size) for size in first.data["shape"][1:])
-    subject = (
-        f"{first.data['name']}: {first.data['train']} training and {first.data['test']} test images of {shape} pixels, "
-        f"{first.data['classes']} classes. {len(records)} trials of {first.recipe['epochs']} epochs."
-    )
+    subject = f"{first.data['name']}: {len(records)} trials."
     return Page(
-        title="Degradation study",
-        question=QUESTION,
+        title=results.study.name,
+        question=results.answer.asked.text,
         answer=results.answer.sentence,
         subject=subject,
         sections=[
@@ -51,52 +48,52 @@ def study_page(results: skipway.study.results.Results, target: Path) -> str:
                 [_gradients(records)],
             ),
             Section("Trials", "", [_trials(results, target)]),
-            Section("How the answer is found", RULE),
+            Section("How the answer is found", results.answer.rule),
             Section("Recipe", _recipe_text(), [_recipe(first), _versions(records)]),
         ],
     ).html()
 
 
 def _networks(results: skipway.study.results.Results) -> Table:
+    shown = results.shown_measures()
     rows = [
         [
             summary.model,
             summary.skip,
-            summary.train_error.percent(),
-            summary.test_error.percent(),
             f"{summary.seeds} ({summary.diverged} diverged)" if summary.diverged else str(summary.seeds),
-            f"{summary.parameters:,}",
-            f"{summary.seconds:.1f}",
+            *(summary.values[name].text(name) if name in summary.values else "" for name in shown),
         ]
         for summary in results.summaries
     ]
-    columns = ["model", "skip", "training error", "test error", "seeds", "parameters", "seconds"]
-    return Table(columns, rows, bar_column=2, bars=[summary.train_error.mean for summary in results.summaries])
+    return Table(["model", "skip", "seeds", *(name.replace("_", " ") for name in shown)], rows)
 
 
 def _trials(results: skipway.study.results.Results, target: Path) -> Table:
     rows, links = [], []
     for record in results.records:
-        outcome = [f"{100 * record.final_train_error:.1f} %", f"{100 * record.final_test_error:.1f} %"]
+        value = record.value(record.judge)
+        outcome = [written(record.judge, value) if value is not None else ""]
         if record.diverged is not None:
-            outcome = [f"diverged in epoch {record.diverged['epoch']}", "diverged"]
+            outcome = [f"diverged in epoch {record.diverged['epoch']}"]
         rows.append([record.model, record.skip, str(record.seed), *outcome, "record"])
         path = results.folder.absolute() / "trials" / f"{record.id}.json"
         links.append(quote(Path(os.path.relpath(path, target.absolute().parent)).as_posix()))
-    columns = ["model", "skip", "seed", "training error", "test error", "raw data"]
+    columns = ["model", "skip", "seed", results.records[0].judge.replace("_", " "), "raw data"]
     return Table(columns, rows, links=links, compact=True)
 
 
 def _curves(records: Sequence[Record]) -> Figure:
-    depths = sorted({record.depth for record in records})
+    depths = sorted({record.depth or 0 for record in records})
     panels = []
     titles = _skip_titles(records)
     plain = {record.skip for record in records if record.plain}
     for skip in sorted(titles, key=lambda skip: skip not in plain):
         lines = []
         for place, depth in enumerate(depths):
-            group = [record for record in records if (record.skip, record.depth) == (skip, depth)]
-            for weight, curves in enumerate(([r.train_error for r in group], [r.test_error for r in group])):
+            group = [record for record in records if (record.skip, record.depth or 0) == (skip, depth)]
+            for weight, curves in enumerate(
+                ([r.curves.get("train_error", []) for r in group], [r.curves.get("test_error", []) for r in group])
+            ):
                 spreads = _by_place(curves, logarithmic=False)
                 epochs = list(range(1, len(spreads) + 1))
                 lines.append(_line(epochs, spreads, place, weight, factor=100.0))
@@ -147,7 +144,7 @@ def _recipe_text() -> str:
 def _recipe(record: Record) -> Facts:
     names = {"epochs": "epochs", "batch_size": "batch size", "learning_rate": "highest learning rate"}
     names |= {"momentum": "momentum", "weight_decay": "weight decay", "width": "width of the first stage"}
-    facts = {shown: str(record.recipe[name]) for name, shown in names.items() if record.recipe[name] is not None}
+    facts = {shown: str(record.recipe[name]) for name, shown in names.items() if record.recipe.get(name) is not None}
     return Facts({**facts, "data fingerprint": str(record.data["fingerprint"])})
 
 

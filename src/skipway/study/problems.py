@@ -75,6 +75,18 @@ def open_problem(choice: DataChoice) -> Problem:
     return _open(choice, "classification", ("limit", "image_size", "augment"), _classification)
 
 
+class Problems:
+    """The problems of a study's variants, each opened once, when it is first asked for."""
+
+    def __init__(self) -> None:
+        self._opened: dict[DataChoice, Problem] = {}
+
+    def of(self, choice: DataChoice) -> Problem:
+        if choice not in self._opened:
+            self._opened[choice] = open_problem(choice)
+        return self._opened[choice]
+
+
 def _open(choice: DataChoice, kind: str, useful: tuple[str, ...], opener: Callable[[DataChoice], Problem]) -> Problem:
     for name, nothing in (
         ("limit", None), ("held_out", None), ("image_size", None), ("augment", "none"), ("crop", None), ("loss", None),

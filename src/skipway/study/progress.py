@@ -8,8 +8,9 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from skipway.study.declaration import Trial
+from skipway.study.measures import written
 from skipway.study.records import Record
+from skipway.study.variants import Trial
 
 
 def make_bar(console: Console) -> Progress:
@@ -34,15 +35,14 @@ class StudyProgress:
     A trial counts in proportion to its depth: that is what its time is closest to.
     """
 
-    def __init__(self, trials: list[Trial], epochs: int, quiet: bool) -> None:
+    def __init__(self, trials: list[Trial], quiet: bool) -> None:
         self._trials = trials
-        self._epochs = epochs
         self._finished = 0
         self._done = [0.0] * len(trials)
         # On stderr, so that what a study answers can be piped.
         self._console = Console(stderr=True, quiet=quiet, highlight=False)
         self._bar = make_bar(self._console)
-        self._task = self._bar.add_task("starting", total=sum(trial.variant.depth for trial in trials))
+        self._task = self._bar.add_task("starting", total=sum(_weight(trial) for trial in trials))
 
     def __enter__(self) -> StudyProgress:
         self._bar.start()
@@ -60,7 +60,7 @@ class StudyProgress:
     def step(self, number: int, epoch: int, share: float) -> None:
         """Tell that trial `number` is in `epoch`, both counted from 0, and that a `share` of it is done."""
         trial = self._trials[number]
-        self._show(number, share, f"{trial.title}, epoch {min(epoch + 1, self._epochs)} of {self._epochs}")
+        self._show(number, share, f"{trial.title}, round {epoch + 1}")
 
     def end(self, number: int, record: Record, kept: bool) -> None:
         """Tell what came out of trial `number`, which was trained now or `kept` from a run before."""
@@ -68,21 +68,26 @@ class StudyProgress:
         title = self._trials[number].title
         self._show(number, 1.0, title)
         if record.diverged is None:
-            outcome = (
-                f"train error {100 * record.final_train_error:.1f} %, test error {100 * record.final_test_error:.1f} %"
+            told = [name for name in ("train_error", record.judge) if record.value(name) is not None]
+            outcome = ", ".join(
+                f"{name.replace('_', ' ')} {written(name, record.value(name) or 0.0)}" for name in dict.fromkeys(told)
             )
         else:
-            outcome = f"diverged in epoch {record.diverged['epoch']}"
-        when = "finished before" if kept else f"{record.seconds:.1f} s"
+            outcome = f"diverged in round {record.diverged['epoch']}"
+        when = "finished before" if kept else f"{record.measures.get('seconds') or 0.0:.1f} s"
         count = str(len(self._trials))
         self.note(f"[{self._finished:>{len(count)}}/{count}] {title}: {outcome}, {when}")
 
     def _show(self, number: int, share: float, doing: str) -> None:
-        self._done[number] = share * self._trials[number].variant.depth
+        self._done[number] = share * _weight(self._trials[number])
         current = min(self._finished + 1, len(self._trials))
         self._bar.update(
             self._task, completed=sum(self._done), description=f"trial {current} of {len(self._trials)}: {doing}"
         )
+
+
+def _weight(trial: Trial) -> int:
+    return trial.variant.depth or 1
 
 
 class TrainingProgress:

@@ -14,8 +14,9 @@ from typing import Any
 
 from skipway.errors import SkipwayError
 from skipway.storing import write_whole
+from skipway.study.measures import better
 
-FORMAT = 1
+FORMAT = 2
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 _MISPLACED = {errno.ENOTDIR, errno.EEXIST, errno.EISDIR}
@@ -29,52 +30,68 @@ class UnreadableRecord(Exception):
 class Record:
     """One finished trial: what was trained, on what, how, and every number that came out.
 
-    Errors are fractions of images told wrong, losses are mean cross-entropies, both in evaluation mode at the end of
-    every epoch. Gradient norms are those of each weight layer, in the order in which layers run, of the training loss
-    at the first and at the last step. A number that was not finite is None. `diverged` holds the epoch and step at
-    which the loss stopped being finite, None for a trial that ran to its end.
+    `labels` names the values of the axes that vary in the study. `curves` holds a number a round: the training loss of
+    the steps as "loss", and what was measured in evaluation mode at the round's end, such as "test_error" (a fraction)
+    and "test_loss" (a mean). `measures` holds single numbers: seconds, parameters, multiply_adds of one example,
+    memory (bytes that a step holds for its backward pass), and what probes and experiments found. `judge` is the curve
+    or the measure that the task is judged by. Gradient norms are those of each weight layer, in the order in which
+    layers run, of the training loss at the first and at the last step. A number that was not finite is None. `diverged`
+    holds the epoch and step at which the loss stopped being finite, None for a trial that ran to its end.
     """
 
     id: str
+    labels: dict[str, str]
     model: str
-    depth: int
+    depth: int | None
     skip: str
     connection: str
+    plain: bool
+    options: dict[str, Any]
     seed: int
+    task: str
+    judge: str
     diverged: dict[str, int] | None
-    train_error: list[float | None]
-    train_loss: list[float | None]
-    test_error: list[float | None]
-    test_loss: list[float | None]
+    curves: dict[str, list[float | None]]
+    measures: dict[str, float | None]
     layers: list[str]
     first_gradients: list[float | None]
     last_gradients: list[float | None]
-    parameters: int
-    seconds: float
     recipe: dict[str, Any]
     data: dict[str, Any]
     versions: dict[str, str]
     format: int = FORMAT
 
     @property
-    def plain(self) -> bool:
-        """Whether the network had no skips."""
-        return self.connection.startswith("Plain(")
+    def title(self) -> str:
+        """The network, its connection and the seed."""
+        return f"{self.model} {self.skip} seed {self.seed}"
 
     @property
-    def final_train_error(self) -> float:
-        """Training error after the last epoch; a diverged network tells every image wrong."""
-        return _final(self.train_error, self.diverged)
+    def rounds(self) -> int:
+        """How many rounds were measured."""
+        return max((len(values) for values in self.curves.values()), default=0)
 
-    @property
-    def final_test_error(self) -> float:
-        """Test error after the last epoch; a diverged network tells every image wrong."""
-        return _final(self.test_error, self.diverged)
+    def value(self, measure: str, at: str = "last", reach: float | None = None) -> float | None:
+        """A curve's number after the last round, the best one, or their mean; or a single number of that name.
 
-
-def _final(errors: list[float | None], diverged: dict[str, int] | None) -> float:
-    last = errors[-1] if errors and diverged is None else None
-    return 1.0 if last is None else last
+        With `reach` it is the first round, counted from 1, at which the curve is as good as that, and one more than
+        there are rounds where it never is. A diverged network tells everything wrong: its errors are 1; what else is
+        not known is None.
+        """
+        if measure not in self.curves:
+            return self.measures.get(measure)
+        lowest = better(measure) == "lowest"
+        if self.diverged is not None:
+            return float(self.rounds + 1) if reach is not None else 1.0 if measure.endswith("error") else None
+        known = [value for value in self.curves[measure] if value is not None]
+        if not known:
+            return None
+        if reach is not None:
+            hits = (round + 1 for round, value in enumerate(known) if (value <= reach if lowest else value >= reach))
+            return float(next(hits, self.rounds + 1))
+        if at == "mean":
+            return sum(known) / len(known)
+        return known[-1] if at == "last" else min(known) if lowest else max(known)
 
 
 def read_record(path: Path, trial_id: str) -> Record | None:
@@ -94,9 +111,11 @@ def read_record(path: Path, trial_id: str) -> Record | None:
         raise UnreadableRecord("its fields are not those of a record")
     if content["id"] != trial_id or content["format"] != FORMAT:
         raise UnreadableRecord("it belongs to another trial or another version")
-    lists = [content[name] for name in ("train_error", "test_error", "train_loss", "test_loss")]
-    gradients = [content[name] for name in ("layers", "first_gradients", "last_gradients")]
-    if not all(isinstance(values, list) for values in lists + gradients) or len({len(v) for v in lists}) != 1:
+    lists = [content[name] for name in ("layers", "first_gradients", "last_gradients")]
+    curves = content["curves"]
+    if not isinstance(curves, dict) or not all(isinstance(values, list) for values in [*lists, *curves.values()]):
+        raise UnreadableRecord("its numbers are incomplete")
+    if len({len(values) for values in curves.values()}) > 1:
         raise UnreadableRecord("its numbers are incomplete")
     return Record(**content)
 

@@ -2,59 +2,64 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from skipway.study.answer import Answer, Summary, answer, summarise
+from skipway.errors import SkipwayError
+from skipway.study.answer import Answer, answer
 from skipway.study.declaration import Study
-from skipway.study.records import Record, storage, write_text
+from skipway.study.records import Record, UnreadableRecord, read_record, storage, write_text
+from skipway.study.summary import Summary, summarise
 
 if TYPE_CHECKING:
     import pandas
 
+# Of every variant the table has these, where they are known, and then what the question asks for.
+_SHOWN = ("train_error", "test_error", "train_loss", "test_loss", "validation_loss", "parameters", "memory", "seconds")
+
 
 @dataclass(frozen=True)
 class Results:
-    """What a study's trials gave, all of them finished."""
+    """What a study's trials gave; `failed` says of those that gave nothing why."""
 
     study: Study
     folder: Path
     records: tuple[Record, ...]
+    failed: tuple[tuple[str, str], ...] = ()
 
     @property
     def summaries(self) -> list[Summary]:
         """Each variant over its seeds, in the study's order."""
         return summarise(self.records)
 
-    @property
+    @cached_property
     def answer(self) -> Answer:
-        """Does depth hurt the plain network on the training set, and does the skip repair it?"""
-        return answer(self.summaries)
+        """What the records say to the study's question."""
+        return answer(self.study, self.records)
 
     def table(self) -> pandas.DataFrame:
-        """A row a variant: errors as fractions, their mean, lowest and highest over seeds; seconds a trial."""
+        """A row a variant: its axes, and each number's mean, lowest and highest over seeds; errors are fractions."""
         import pandas
 
-        return pandas.DataFrame(
-            [
-                {
-                    "depth": summary.depth,
-                    "skip": summary.skip,
-                    "seeds": summary.seeds,
-                    "diverged": summary.diverged,
-                    "train_error": summary.train_error.mean,
-                    "train_error_low": summary.train_error.low,
-                    "train_error_high": summary.train_error.high,
-                    "test_error": summary.test_error.mean,
-                    "test_error_low": summary.test_error.low,
-                    "test_error_high": summary.test_error.high,
-                    "parameters": summary.parameters,
-                    "seconds": summary.seconds,
-                }
-                for summary in self.summaries
-            ]
-        )
+        rows = []
+        for summary in self.summaries:
+            row: dict[str, object] = {"model": summary.model, "depth": summary.depth, "skip": summary.skip}
+            row |= {name: text for name, text in summary.labels.items() if name not in row}
+            row |= {"seeds": summary.seeds, "diverged": summary.diverged}
+            for name, spread in summary.values.items():
+                row |= {name: spread.mean, f"{name}_low": spread.low, f"{name}_high": spread.high}
+            rows.append(row)
+        return pandas.DataFrame(rows)
+
+    def shown_measures(self) -> list[str]:
+        """The measures that a person wants to see first: what is asked for, errors or losses, and what they cost."""
+        known = {name for summary in self.summaries for name in summary.values}
+        wanted = [self.answer.asked.measure, self.records[0].judge, *_SHOWN]
+        return [name for name in dict.fromkeys(wanted) if name in known]
 
     def report(self, path: str | Path | None = None) -> Path:
         """Write the report, one HTML page that needs nothing beside it, and return its path.
@@ -68,3 +73,27 @@ class Results:
             target.parent.mkdir(parents=True, exist_ok=True)
             write_text(target, study_page(self, target))
         return target
+
+
+def read_results(folder: str | Path) -> Results:
+    """The results that lie in a study's folder, from its manifest and records alone: no data are read.
+
+    Trials that are not finished are left out. Raises SkipwayError for a folder of anything else, and where no trial is
+    finished.
+    """
+    place = Path(folder).expanduser()
+    try:
+        manifest = json.loads((place / "manifest.json").read_text(encoding="utf-8"))
+        study, trials = Study(**manifest["study"]), manifest["trials"]
+    except FileNotFoundError:
+        raise SkipwayError(f"'{place}' is no folder of a study: it has no manifest.json") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise SkipwayError(f"'{place / 'manifest.json'}' cannot be read: {error}; run the study again") from error
+    records = []
+    for trial in trials:
+        with contextlib.suppress(UnreadableRecord):
+            if (record := read_record(place / trial["record"], trial["id"])) is not None:
+                records.append(record)
+    if not records:
+        raise SkipwayError(f"no trial of '{place}' is finished yet")
+    return Results(study, place, tuple(records))

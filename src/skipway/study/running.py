@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 
 from skipway.errors import SkipwayError
-from skipway.study.data import Images, load_images
-from skipway.study.declaration import Study, Trial
+from skipway.study.declaration import Study
 from skipway.study.determinism import versions
+from skipway.study.problems import Problem, Problems
 from skipway.study.progress import StudyProgress
 from skipway.study.records import (
     FORMAT,
@@ -25,25 +25,27 @@ from skipway.study.records import (
     write_record,
 )
 from skipway.study.results import Results
+from skipway.study.tasks.classification import Classification
+from skipway.study.variants import Trial
 from skipway.study.workers import Job, suitable_workers, train_in_processes
 
 UNFINISHED = "unfinished"
 
 
-def run_study(study: Study, folder: Path, workers: int | None, quiet: bool) -> Results:
+def run_study(study: Study, folder: Path, workers: int | None, quiet: bool, engine: str = "local") -> Results:
     """Train what `folder` has no record of, and return the results of all trials."""
     folder = folder.expanduser()
     with storage(folder):
         (folder / "trials").mkdir(parents=True, exist_ok=True)
         (folder / UNFINISHED).mkdir(exist_ok=True)
-    images = load_images(study.data, study.samples, study.image_size)
-    _check_fit(study, images)
+    problems = Problems()
+    _check_fit(study, problems)
     trials = study.trials()
-    jobs = [(trial, study.identify(trial, images.fingerprint)) for trial in trials]
+    jobs = [(trial, study.identify(trial, problems.of(study.choice(trial.variant)))) for trial in trials]
     with storage(folder):
-        write_json(folder / "manifest.json", _manifest(study, images, jobs))
+        write_json(folder / "manifest.json", _manifest(study, jobs))
     records: dict[int, Record] = {}
-    with StudyProgress(trials, study.epochs, quiet) as progress:
+    with StudyProgress(trials, quiet) as progress:
         try:
             for number, (_, trial_id) in enumerate(jobs):
                 if (record := _kept(folder, trial_id, progress)) is not None:
@@ -51,7 +53,7 @@ def run_study(study: Study, folder: Path, workers: int | None, quiet: bool) -> R
                     progress.end(number, record, kept=True)
             pending = [number for number in range(len(jobs)) if number not in records]
             # Closed at once, whatever happens here: workers must not go on behind a study that has ended.
-            with contextlib.closing(_train(study, jobs, pending, images, folder, workers, progress)) as outcomes:
+            with contextlib.closing(_train(study, jobs, pending, problems, folder, workers, progress)) as outcomes:
                 for number, record in outcomes:
                     records[number] = record
                     progress.end(number, record, kept=False)
@@ -69,17 +71,17 @@ def run_study(study: Study, folder: Path, workers: int | None, quiet: bool) -> R
 
 
 def train_and_keep(
-    study: Study, trial: Trial, trial_id: str, images: Images, folder: Path, tell: Callable[[int, float], None]
+    study: Study, trial: Trial, trial_id: str, problem: Problem, folder: Path, tell: Callable[[int, float], None]
 ) -> Record:
     """Train one trial, write its record, and remove the checkpoint that it no longer needs."""
-    from skipway.study.trial import train_trial
+    from skipway.study.trial import run_trial
 
     checkpoint = folder / UNFINISHED / f"{trial_id}.ckpt"
     with storage(folder):
-        record = train_trial(study, trial, trial_id, images, checkpoint, tell)
+        record = run_trial(study, trial, trial_id, problem, folder, tell)
         write_record(_record_path(folder, trial_id), record)
         # A process that was ended while it wrote one may have left the other behind.
-        for leftover in (checkpoint, checkpoint.with_suffix(".new")):
+        for leftover in (checkpoint, checkpoint.with_suffix(".new"), checkpoint.with_suffix(".steps")):
             leftover.unlink(missing_ok=True)
     return record
 
@@ -88,20 +90,21 @@ def _train(
     study: Study,
     jobs: list[Job],
     pending: list[int],
-    images: Images,
+    problems: Problems,
     folder: Path,
     workers: int | None,
     progress: StudyProgress,
 ) -> Generator[tuple[int, Record], None, None]:
     if workers is None:
-        workers = suitable_workers(study, images.size, len(pending))
+        workers = suitable_workers(study, problems, len(pending))
     workers = min(workers, len(pending))
     if workers <= 1:
         for number in pending:
             trial, trial_id = jobs[number]
             progress.step(number, 0, 0.0)
             tell = lambda epoch, share, number=number: progress.step(number, epoch, share)  # noqa: E731
-            yield number, train_and_keep(study, trial, trial_id, images, folder, tell)
+            problem = problems.of(study.choice(trial.variant))
+            yield number, train_and_keep(study, trial, trial_id, problem, folder, tell)
         return
     todo = [jobs[number] for number in pending]
     with contextlib.closing(train_in_processes(study, todo, folder, workers)) as events:
@@ -131,11 +134,15 @@ def _kept(folder: Path, trial_id: str, progress: StudyProgress) -> Record | None
             return None
 
 
-def _check_fit(study: Study, images: Images) -> None:
-    """Pass two images through every network, so that what does not fit shows before anything is trained."""
+def _check_fit(study: Study, problems: Problems) -> None:
+    """Pass two images through every network of ours, so that what does not fit shows before anything is trained."""
     for variant in study.variants():
+        problem = problems.of(study.choice(variant))
+        if ":" in variant.model or study.experiment != "train" or not isinstance(problem.task, Classification):
+            continue
+        images = problem.task.images
         with torch.device("meta"), torch.no_grad():
-            network = study.build(variant, len(images.classes), images.channels).eval()
+            network = study.build(variant, problem).eval()
             try:
                 network(torch.empty(2, images.channels, *images.size))
             except SkipwayError:
@@ -147,16 +154,15 @@ def _check_fit(study: Study, images: Images) -> None:
                 ) from error
 
 
-def _manifest(study: Study, images: Images, jobs: list[Job]) -> dict[str, object]:
+def _manifest(study: Study, jobs: list[Job]) -> dict[str, object]:
     return {
         "format": FORMAT,
         "study": study.declaration(),
-        "data": images.facts(),
         "trials": [
             {
                 "id": trial_id,
-                "model": trial.variant.model,
-                "skip": trial.variant.label,
+                "title": trial.title,
+                "labels": dict(trial.variant.labels),
                 "seed": trial.seed,
                 "record": os.path.join("trials", f"{trial_id}.json"),
             }

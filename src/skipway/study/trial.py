@@ -5,26 +5,35 @@ This module imports lightning, which takes seconds: it is imported where a trial
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import UInt8
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor, nn
+from torch import nn
 
-from skipway.study.data import Images
-from skipway.study.declaration import Study, Trial
-from skipway.study.determinism import WEIGHTS, derive, isolated, small_batch, versions
+from skipway.errors import SkipwayError
+from skipway.study.declaration import Study
+from skipway.study.determinism import WEIGHTS, derive, isolated, versions
+from skipway.study.experiments import EXPERIMENTS, Outcome
 from skipway.study.loop import Diverged, Loop, fit
+from skipway.study.measures import cost_of_a_step
 from skipway.study.order import Order
-from skipway.study.recipe import Recipe
-from skipway.study.records import Record
+from skipway.study.plan import check_fit, make_order, one_thread
+from skipway.study.probing import probe_path, read_probe, run_probe, sums
+from skipway.study.problems import Problem
+from skipway.study.records import Record, write_json
 from skipway.study.tasks.classification import Classification
+from skipway.study.tasks.task import Task
+from skipway.study.variants import Trial, connection
 
-_CURVES = ("train_error", "train_loss", "test_error", "test_loss")
+Tell = Callable[[int, float], None]
+# Steps that are timed before a training that is to take so many seconds.
+_TIMED = 5
 
 
 class GradientNorms(Callback):
@@ -54,7 +63,7 @@ class GradientNorms(Callback):
         return [0.0 if weight.grad is None else float(weight.grad.norm()) for weight in weights]
 
 
-def weight_layers(network: nn.Module, pixels: UInt8[Tensor, "n c h w"]) -> dict[str, Any]:
+def weight_layers(network: nn.Module, task: Task) -> dict[str, Any]:
     """The layers that carry weight matrices or kernels, by name, in the order in which they first run."""
     names = {
         module: name
@@ -69,7 +78,7 @@ def weight_layers(network: nn.Module, pixels: UInt8[Tensor, "n c h w"]) -> dict[
     training = network.training
     try:
         with torch.no_grad():
-            network.eval()(pixels.float())
+            task.check(network.eval())
     finally:
         network.train(training)
         for hook in hooks:
@@ -77,58 +86,158 @@ def weight_layers(network: nn.Module, pixels: UInt8[Tensor, "n c h w"]) -> dict[
     return ran
 
 
-def train_trial(
-    study: Study,
-    trial: Trial,
-    trial_id: str,
-    images: Images,
-    checkpoint: Path,
-    tell: Callable[[int, float], None],
-) -> Record:
-    """Train one trial, from its checkpoint where there is one that can be read, and return its record.
+def study_task(task: Task) -> Task:
+    """The task as a study trains for it: images in classes are measured on what is trained on, too."""
+    if isinstance(task, Classification):
+        return Classification(task.images, parts={"train": "train", "test": "test"}, augment=task.augment)
+    return task
 
-    `tell` is called at every step with the epoch and the share of the trial that is done. Ctrl-C comes out as
-    KeyboardInterrupt, and the checkpoint of the last whole epoch stays.
+
+def run_trial(study: Study, trial: Trial, trial_id: str, problem: Problem, folder: Path, tell: Tell) -> Record:
+    """Do one trial, from its checkpoint where there is one that can be read, and return its record.
+
+    `tell` is called at every step with the round and the share of the trial that is done. What probes find is kept in
+    the study's folder. Ctrl-C comes out as KeyboardInterrupt, and the checkpoint of the last whole round stays.
     """
-    recipe = Recipe(
-        batch_size=study.batch_size,
-        learning_rate=study.learning_rate,
-        momentum=study.momentum,
-        weight_decay=study.weight_decay,
-        # Convolutions on a CPU are 1.1 to 1.3 times as fast with the channels last (measured: 8 x 8 and 32 x 32).
-        channels_last=True,
-    )
-    with isolated(small_batch(study.batch_size, images.size)):
+    if study.experiment != "train":
+        return _experiment(study, trial, trial_id, problem, folder)
+    variant, plan = trial.variant, study.plan(trial.variant, problem)
+    task, recipe = study_task(problem.task), plan.recipe
+    checkpoint = folder / "unfinished" / f"{trial_id}.ckpt"
+    with isolated(one_thread(task, recipe)):
         torch.manual_seed(derive(trial.seed, 0, WEIGHTS))
-        network = study.build(trial.variant, len(images.classes), images.channels)
-        task = Classification(images, parts={"train": "train", "test": "test"})
-        loop = Loop(network, task, recipe, Order(task.count, study.batch_size, 1, trial.seed), epochs=study.epochs)
-        gradients = GradientNorms(weight_layers(network, images.train_images[:2]), loop.steps)
+        network = study.build(variant, problem)
+        check_fit(network, variant.model, task)
+        order = make_order(task, recipe, trial.seed)
+        cost = cost_of_a_step(network, task, order)
+        seconds = variant.settings.get("seconds")
+        epochs, steps = plan.epochs, plan.steps
+        if seconds is not None:
+            epochs, steps = None, _steps_for(seconds, network, task, recipe, order, checkpoint.with_suffix(".steps"))
+        loop = Loop(network, task, recipe, order, epochs, steps, plan.every)
+        gradients = GradientNorms(weight_layers(network, task), loop.steps)
         diverged = None
         try:
             fit(loop, checkpoint, tell, gradients)
         except Diverged:
             diverged = {"epoch": loop.current_epoch + 1, "step": loop.global_step + 1}
-        curves: dict[str, Any] = {name: _finite(loop.curves.get(name, [])) for name in _CURVES}
+        network.eval().to("cpu")
+        found = _probe(study, trial, trial_id, network, task, folder) if diverged is None else {}
         return Record(
-            id=trial_id,
-            model=trial.variant.model,
-            depth=trial.variant.depth,
-            skip=trial.variant.label,
-            connection=repr(trial.variant.connection),
-            seed=trial.seed,
             diverged=diverged,
-            **curves,
+            depth=getattr(network, "depth", variant.depth),
+            task=task.kind,
+            judge="test_error" if isinstance(task, Classification) else task.judge[0],
+            curves={name: _finite(values) for name, values in loop.curves.items()},
+            measures={
+                "seconds": round(loop.seconds, 3),
+                "steps": float(loop.steps),
+                "step_seconds": round(loop.seconds / max(1, loop.global_step), 6),
+                "parameters": float(sum(parameter.numel() for parameter in network.parameters())),
+                **cost,
+                **found,
+            },
             layers=list(gradients.layers),
             first_gradients=_finite(gradients.norms["first"]),
             last_gradients=_finite(gradients.norms["last"]),
-            parameters=sum(parameter.numel() for parameter in network.parameters()),
-            seconds=round(loop.seconds, 3),
-            recipe=study.recipe(),
-            data=images.facts(),
             versions=versions(loop.place),
+            **_identity(study, trial, trial_id, problem),
         )
 
 
-def _finite(values: list[float]) -> list[float | None]:
+def _identity(study: Study, trial: Trial, trial_id: str, problem: Problem) -> dict[str, Any]:
+    variant = trial.variant
+    return {
+        "id": trial_id,
+        "labels": dict(variant.labels),
+        "model": variant.model,
+        "skip": variant.label,
+        "connection": connection(variant.skip),
+        "plain": variant.plain,
+        "options": json.loads(json.dumps(study.sized(variant, problem), default=repr)),
+        "seed": trial.seed,
+        "recipe": study.recipe(variant, problem),
+        "data": {name: problem.facts[name] for name in problem.facts if name not in ("class_names",)},
+    }
+
+
+def _experiment(study: Study, trial: Trial, trial_id: str, problem: Problem, folder: Path) -> Record:
+    experiment = EXPERIMENTS[study.experiment]
+    begin = time.perf_counter()
+    with isolated(True):
+        torch.manual_seed(derive(trial.seed, 0, WEIGHTS))
+        outcome: Outcome = experiment.run(trial.variant, trial.seed, problem)
+    for name, result in outcome.results.items():
+        path = probe_path(folder, trial_id, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        result.save(path)
+    seconds = round(time.perf_counter() - begin, 3)
+    return Record(
+        diverged=None,
+        depth=trial.variant.depth,
+        task=study.experiment,
+        judge=experiment.judge,
+        curves={name: _finite(values) for name, values in outcome.curves.items()},
+        measures={"seconds": seconds, **_finite_values(outcome.measures)},
+        layers=[],
+        first_gradients=[],
+        last_gradients=[],
+        versions=versions("cpu"),
+        **_identity(study, trial, trial_id, problem),
+    )
+
+
+def _probe(
+    study: Study, trial: Trial, trial_id: str, network: nn.Module, task: Task, folder: Path
+) -> dict[str, float | None]:
+    """What the study's probes find in a trained network, which one seed's networks stand for all seeds in."""
+    found: dict[str, float] = {}
+    if trial.seed != study.seeds[0]:
+        return {}
+    for asked in study.probes:
+        name, settings = read_probe(asked)
+        path = probe_path(folder, trial_id, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            result = run_probe(name, settings, network, task)
+        except SkipwayError as error:
+            # A network without skips has no paths to measure: that is an answer, and no reason to lose the trial.
+            write_json(path.with_suffix(".json"), {"probe": name, "refused": str(error)})
+            continue
+        result.save(path)
+        found |= sums(result)
+    return _finite_values(found)
+
+
+def _steps_for(seconds: float, network: nn.Module, task: Task, recipe: Any, order: Order, kept: Path) -> int:
+    """As many steps as take so long on this machine, as they were when the trial was first begun."""
+    import copy
+
+    from skipway.study.recipe import make_optimizer
+
+    if kept.exists():
+        return int(json.loads(kept.read_text(encoding="utf-8"))["steps"])
+    twin = copy.deepcopy(network).train()
+    optimizer = make_optimizer(twin, recipe)
+    times = []
+    with torch.random.fork_rng(devices=[]):
+        for number in range(_TIMED + 1):
+            begin = time.perf_counter()
+            pieces, seeds = order.step(number)
+            loss = task.loss(twin, task.batch(pieces[0], seeds[0]))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            times.append(time.perf_counter() - begin)
+    # The first step is slower than those behind it.
+    steps = max(1, round(seconds / (sum(times[1:]) / _TIMED)))
+    write_json(kept, {"steps": steps})
+    return steps
+
+
+def _finite(values: Sequence[float]) -> list[float | None]:
     return [value if math.isfinite(value) else None for value in values]
+
+
+def _finite_values(values: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: float(value) if math.isfinite(value) else None for name, value in values.items()}

@@ -13,21 +13,27 @@ from typing import Any
 
 from skipway.errors import SkipwayError
 from skipway.processes import PATIENCE, next_event, running
-from skipway.study.declaration import Study, Trial
-from skipway.study.determinism import small_batch
+from skipway.study.declaration import Study
+from skipway.study.plan import one_thread
+from skipway.study.problems import Problems
+from skipway.study.variants import Trial
 
 Job = tuple[Trial, str]
 
 
-def suitable_workers(study: Study, size: tuple[int, int], jobs: int) -> int:
+def suitable_workers(study: Study, problems: Problems, jobs: int) -> int:
     """As many processes as there are cores where a trial is best trained on one core, else one.
 
     Never depends on anything that would change a trial's numbers: those are the same for any number of workers.
     """
     import torch
 
-    if torch.cuda.is_available() or not small_batch(study.batch_size, size):
+    if torch.cuda.is_available():
         return 1
+    for variant in study.variants():
+        problem = problems.of(study.choice(variant))
+        if not one_thread(problem.task, study.plan(variant, problem).recipe):
+            return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(cores, jobs))
 
@@ -60,13 +66,13 @@ def train_in_processes(
 def _work(study: Study, jobs: list[Job], folder: Path, waiting: Any, events: Any, parent: int) -> None:
     with contextlib.suppress(BrokenPipeError):
         try:
-            from skipway.study.data import load_images
             from skipway.study.running import train_and_keep
 
-            images = load_images(study.data, study.samples, study.image_size)
+            problems = Problems()
             while (number := waiting.get()) is not None:
                 trial, trial_id = jobs[number]
-                train_and_keep(study, trial, trial_id, images, folder, _teller(events, number, parent))
+                problem = problems.of(study.choice(trial.variant))
+                train_and_keep(study, trial, trial_id, problem, folder, _teller(events, number, parent))
                 events.put((number, None, None))
         except Exception as error:
             events.put(error if isinstance(error, SkipwayError) else RuntimeError(traceback.format_exc()))
