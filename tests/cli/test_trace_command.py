@@ -15,8 +15,8 @@ from torch import nn
 
 from skipway.cli.app import main
 from skipway.cli.inputs import told
-from skipway.cli.sources import suggestion
 from skipway.graph.inputs import made
+from skipway.outside import suggestion
 
 NETS = """
 import torch
@@ -189,7 +189,7 @@ def test_hugging_face_configurations_take_no_memory(run, spec: str, model: str, 
 
 def test_what_does_not_run_on_the_meta_device_is_built_for_real(run, monkeypatch: pytest.MonkeyPatch):
     from skipway.cli import specs
-    from skipway.cli.sources import Source
+    from skipway.outside import Source
 
     class Peeking(nn.Module):
         def __init__(self):
@@ -241,7 +241,7 @@ def test_transformers_absent_names_its_extra(run, monkeypatch: pytest.MonkeyPatc
         (["halfway:build"], "it needs a_package_that_is_not_there, which is not installed"),
         (["wrong:build"], "importing wrong fails: ZeroDivisionError"),
         (["mynets:"], "lacks what stands after the colon"),
-        (["my nets:build"], "is no SPEC"),
+        (["my nets:build"], "names no model"),
         (["weights.pt"], "holds weights, not a model"),
         (["missing.pt2"], "there is no file 'missing.pt2'"),
         (["mynets:build", "--skip", "none"], "--skip is for our own families"),

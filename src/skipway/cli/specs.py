@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib.util
 import os
-import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,18 +12,15 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from skipway import outside
 from skipway.cli.inputs import parse, told
-from skipway.cli.sources import Source
 from skipway.errors import SkipwayError
 from skipway.graph.inputs import Example
+from skipway.outside import Source
 
 Result = TypeVar("Result")
 
-FORMS = (
-    "one of 'skipway models' (resnet56), torchvision:resnet50, timm:vit_base_patch16_224, hf:BertConfig, "
-    "package.module:factory, or a .pt2 file"
-)
-_LIBRARIES = ("torchvision", "timm", "hf")
+FORMS = f"one of 'skipway models' (resnet56), {outside.FORMS}, or a .pt2 file"
 _FILES = (".pt2", ".pt", ".pth", ".bin", ".safetensors", ".ckpt")
 # What a model of this many parameters takes in float32, 1.2 GB, is allocated without asking.
 _MODEST = 300_000_000
@@ -46,44 +40,18 @@ class Wish:
 
 def find(spec: str, skip: str | None = None, weights: bool = False) -> Source:
     """The source that a SPEC means; raises SkipwayError for what there is not, with the nearest of what there is."""
-    library, colon, name = spec.partition(":")
+    colon = ":" in spec
     if skip is not None and (colon or Path(spec).suffix in _FILES):
         raise SkipwayError(
             f"--skip is for our own families ('skipway models'); {spec} comes with the skips that it has"
         )
     if Path(spec).suffix in _FILES:
-        from skipway.cli.factories import exported_source
+        from skipway.cli.exported import exported_source
 
         return exported_source(Path(spec))
     if not colon:
         return _own(spec, skip, weights)
-    if not name or not library:
-        raise SkipwayError(f"{spec!r} lacks what stands {'after' if library else 'before'} the colon; SPEC is {FORMS}")
-    if library in ("torchvision", "timm"):
-        from skipway.cli import libraries
-
-        return (
-            libraries.torchvision_source(name, weights)
-            if library == "torchvision"
-            else libraries.timm_source(name, weights)
-        )
-    if library == "hf":
-        from skipway.cli.huggingface import huggingface_source
-
-        return huggingface_source(name, weights)
-    from skipway.cli.factories import factory_source
-
-    if weights:
-        raise SkipwayError(f"--weights is for torchvision, timm and the Hub; let {spec} load its own")
-    if not re.fullmatch(r"[A-Za-z_][\w.]*", library) or not re.fullmatch(r"[A-Za-z_][\w.]*", name):
-        raise SkipwayError(f"{spec!r} is no SPEC: it is {FORMS}")
-    meant = difflib.get_close_matches(library, _LIBRARIES, n=1)
-    try:
-        return factory_source(library, name)
-    except SkipwayError as error:
-        if meant and importlib.util.find_spec(library.split(".")[0]) is None:
-            raise SkipwayError(f"no library or module {library!r}; did you mean '{meant[0]}:{name}'?") from None
-        raise error
+    return outside.find(spec, weights=weights)
 
 
 def _own(name: str, skip: str | None, weights: bool) -> Source:
@@ -130,7 +98,7 @@ def run_on(spec: str, wish: Wish, action: Callable[..., Result], check: Callable
     _refuse_beyond_memory(source, parameters)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = _built(source)
+        model = source.built()
     return _attempt(source, model, "cpu", wish, action, check)
 
 
@@ -143,16 +111,6 @@ def _on_meta(source: Source) -> nn.Module | None:
     except Exception:
         _say(f"{source.label} cannot be built on the meta device: building it for real")
         return None
-
-
-def _built(source: Source) -> nn.Module:
-    try:
-        return source.build()
-    except SkipwayError:
-        raise
-    except Exception as error:
-        why = next((line for line in str(error).splitlines() if line.strip()), "")
-        raise SkipwayError(f"building {source.label} fails: {type(error).__name__}: {why}") from error
 
 
 def _may_lie_at_meta(error: SkipwayError) -> bool:

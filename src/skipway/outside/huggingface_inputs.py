@@ -1,117 +1,21 @@
-"""Models of Hugging Face's transformers, built from their configurations."""
+"""Inputs that suit a model of transformers, told from its configuration."""
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import os
 from typing import Any
 
 import torch
 from torch import nn
 
-from skipway.cli.sources import Source, suggestion
-from skipway.errors import SkipwayError, missing_extra
 from skipway.graph.inputs import Example, made
 
 _TOKENS = 16
 _SAMPLES = 16000
 
 
-def huggingface_source(name: str, weights: bool) -> Source:
-    """`hf:NAME`: a configuration's class (`BertConfig`), a model's class (`BertForMaskedLM`), a type of model (`bert`),
-    a folder or a name on the Hub.
-
-    A class or a type is built at its default size; of a name on the Hub only the configuration is downloaded, unless
-    `weights` are asked for.
-    """
-    try:
-        transformers = importlib.import_module("transformers")
-    except ModuleNotFoundError as error:
-        if error.name != "transformers":
-            raise SkipwayError(
-                f"transformers is installed, but needs {error.name}: pip install {error.name}"
-            ) from error
-        raise missing_extra("transformers", "transformers", "hf:NAME") from None
-    transformers.logging.set_verbosity_error()
-    config, build_class = _configuration(transformers, name)
-    from_hub = build_class is None and bool(getattr(config, "_name_or_path", ""))
-    if weights and not from_hub:
-        raise SkipwayError(
-            f"hf:{name} is a configuration without weights: leave --weights out, or name a model on the Hub"
-        )
-    if hasattr(config, "use_cache"):
-        config.use_cache = False
-    model_class = build_class or _model_class(transformers, config)
-
-    def build() -> nn.Module:
-        if weights:
-            return model_class.from_pretrained(name, config=config)
-        return model_class(config) if model_class.__name__ != "AutoModel" else model_class.from_config(config)
-
-    return Source(f"transformers' {model_class.__name__}", build, _examples)
-
-
-def _configuration(transformers: Any, name: str) -> tuple[Any, Any]:
-    """The configuration that a name means, and the model's class where the name is one."""
-    types = importlib.import_module("transformers.models.auto.configuration_auto").CONFIG_MAPPING_NAMES
-    found = getattr(transformers, name, None) if name.isidentifier() else None
-    base = getattr(transformers, "PreTrainedConfig", None) or transformers.PretrainedConfig
-    if inspect.isclass(found) and issubclass(found, base):
-        return _default(found), None
-    if inspect.isclass(found) and issubclass(found, transformers.PreTrainedModel):
-        config_class: Any = getattr(found, "config_class", None)
-        return _default(config_class), found
-    if name in types:
-        return _default(getattr(transformers, types[name])), None
-    known = [*types.values(), *types]
-    if name.endswith("Config") or (name.isidentifier() and "Model" in name):
-        models = [one for one in dir(transformers) if "Model" in one or "For" in one] if "Model" in name else known
-        raise SkipwayError(f"transformers has no {name!r}{suggestion(name, models)}")
-    try:
-        return transformers.AutoConfig.from_pretrained(name, trust_remote_code=False), None
-    except (OSError, ValueError) as error:
-        offline = os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0")
-        why = "HF_HUB_OFFLINE forbids to look on the Hub" if offline else str(error).strip().split("\n")[0]
-        meant = suggestion(name, known)
-        where = f"{meant} Nor is there one" if meant else ", nor is there one"
-        raise SkipwayError(f"transformers has no configuration {name!r}{where} on this machine: {why}") from error
-
-
-def _default(config_class: Any) -> Any:
-    try:
-        return config_class()
-    except Exception as error:
-        raise SkipwayError(f"{config_class.__name__}() cannot be built at a default size: {error}") from error
-
-
-def _model_class(transformers: Any, config: Any) -> Any:
-    for name in getattr(config, "architectures", None) or ():
-        if hasattr(transformers, name):
-            return getattr(transformers, name)
-    auto = importlib.import_module("transformers.models.auto.modeling_auto")
-    for table in (
-        "MODEL_MAPPING_NAMES",
-        *sorted(t for t in vars(auto) if t.startswith("MODEL_FOR_") and t.endswith("_NAMES")),
-    ):
-        found = getattr(auto, table, {}).get(config.model_type)
-        if found is not None:
-            return getattr(transformers, found if isinstance(found, str) else found[0])
-    owners = [one for one in dir(transformers) if one.startswith(type(config).__name__.removesuffix("Config"))]
-    for one in sorted(owners, key=lambda one: (not one.endswith("Model"), one)):
-        owner = getattr(transformers, one, None)
-        if (
-            inspect.isclass(owner)
-            and issubclass(owner, nn.Module)
-            and getattr(owner, "config_class", None) is type(config)
-        ):
-            return owner
-    raise SkipwayError(
-        f"transformers has no model for {type(config).__name__} alone: name the model's class, as in hf:BertModel"
-    )
-
-
-def _examples(model: nn.Module, device: str) -> list[Example]:
+def huggingface_examples(model: nn.Module, device: str) -> list[Example]:
+    """What a model of transformers may be run on, the likeliest first."""
     config: Any = model.config
     takes = inspect.signature(model.forward).parameters
     main: Any = getattr(model, "main_input_name", "input_ids")

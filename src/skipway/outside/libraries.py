@@ -9,28 +9,39 @@ from typing import Any
 
 from torch import nn
 
-from skipway.cli.sources import Source, near
 from skipway.errors import SkipwayError, missing_extra
 from skipway.graph.inputs import Example, made
+from skipway.outside.sources import Settings, Source, near
 
 
-def torchvision_source(name: str, weights: bool) -> Source:
+def torchvision_source(name: str, settings: Settings, weights: bool) -> Source:
     """`torchvision:NAME`, at the image size that its weights were evaluated at."""
     models = _imported("torchvision.models", "torchvision")
     near("torchvision model", name, models.list_models())
     builder = models.get_model_builder(name)
     takes = inspect.signature(builder).parameters
+    home = getattr(builder, "__module__", "")
     options: dict[str, Any] = {"weights": "DEFAULT" if weights else None}
     if not weights:
         # Their own slow initialisation, whose default they warn about, changes nothing that is looked at here.
         options |= {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
         options |= {"weights_backbone": None} if "weights_backbone" in takes else {}
+    if settings.task is not None:
+        _check_use("torchvision", name, settings.task, "segmentation" if ".segmentation." in home else "classification")
+        if settings.offered.get("in_channels", 3) != 3:
+            raise SkipwayError(
+                f"torchvision's {name} takes images of 3 channels, and these have {settings.offered['in_channels']}; "
+                "timm's networks take any number"
+            )
+        options["num_classes"] = settings.offered["num_classes"]
+        if home.endswith(".vision_transformer") and "image_size" in settings.offered:
+            options["image_size"] = settings.offered["image_size"]
+    options |= settings.options
 
     def build() -> nn.Module:
         return models.get_model(name, **options)
 
     def examples(model: nn.Module, device: str) -> list[Example]:
-        home = getattr(builder, "__module__", "")
         side = _crop(models, name)
         if ".video." in home:
             return [((made((1, 3, 16, side or 112, side or 112), device),), {})]
@@ -54,19 +65,32 @@ def _crop(models: ModuleType, name: str) -> int | None:
     return crop if isinstance(crop, int) else None
 
 
-def timm_source(name: str, weights: bool) -> Source:
+def timm_source(name: str, settings: Settings, weights: bool) -> Source:
     """`timm:NAME`, at the image size of its pretrained configuration."""
     timm = _imported("timm", "timm")
     near("timm model", name.split(".")[0], timm.list_models())
+    options: dict[str, Any] = {}
+    if settings.task is not None:
+        _check_use("timm", name, settings.task, "classification")
+        options = {"num_classes": settings.offered["num_classes"], "in_chans": settings.offered["in_channels"]}
+        # Those that take images of any size do not know this argument.
+        if getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False):
+            options["img_size"] = settings.offered["image_size"]
+    options |= settings.options
 
     def build() -> nn.Module:
-        return timm.create_model(name, pretrained=weights)
+        return timm.create_model(name, pretrained=weights, **options)
 
     def examples(model: nn.Module, device: str) -> list[Example]:
         facts = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None) or {}
         return [((made((1, *facts.get("input_size", (3, 224, 224))), device),), {})]
 
     return Source(f"timm's {name}", build, examples)
+
+
+def _check_use(library: str, name: str, task: str, use: str) -> None:
+    if task != use:
+        raise SkipwayError(f"{library}'s {name} is for {use}, and the data are for {task}")
 
 
 def _imported(module: str, package: str) -> ModuleType:
