@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from tests.study.make import make_record
 
 from skipway.study import Record
-from skipway.study.answer import REPAIRED, Spread, answer, summarise
+from skipway.study.degradation import REPAIRED, degradation
+from skipway.study.summary import Spread, summarise
 
 Row = tuple[int, str, int, float, "dict[str, int] | None"]
 
@@ -25,7 +26,7 @@ def studies(draw: st.DrawFn) -> list[Row]:
 
 
 def _errors(records: list[Record], skip: str, depth: int) -> list[float]:
-    return [1.0 if r.diverged else r.train_error[-1] or 0.0 for r in records if (r.skip, r.depth) == (skip, depth)]
+    return [r.value("train_error") or 0.0 for r in records if (r.skip, r.depth) == (skip, depth)]
 
 
 def _mean(values: list[float]) -> float:
@@ -35,8 +36,8 @@ def _mean(values: list[float]) -> float:
 @given(studies())
 def test_the_sentence_is_true_of_its_table(rows: list[Row]):
     records = [make_record(depth, skip, seed, train=train, diverged=ends) for depth, skip, seed, train, ends in rows]
-    result = answer(summarise(records))
-    depths = sorted({record.depth for record in records})
+    result = degradation(summarise(records))
+    depths = sorted({record.depth or 0 for record in records})
     skips = {record.skip for record in records}
     if "none" not in skips:
         assert result.harm is None
@@ -92,7 +93,7 @@ def _sentence(*rows: tuple[int, str, list[float]]) -> str:
     records = [
         make_record(depth, skip, seed, train=error) for depth, skip, errors in rows for seed, error in enumerate(errors)
     ]
-    return answer(summarise(records)).sentence
+    return degradation(summarise(records)).sentence
 
 
 def test_the_classic_result():
@@ -141,12 +142,9 @@ def test_a_diverged_trial_counts_as_wrong_throughout_and_is_named():
     summaries = summarise(records)
     assert summaries[1].train_error == Spread(1.0, 1.0, 1.0)
     assert summaries[1].diverged == 1
-    assert "100.0 % at 56 layers, 1 of 1 seeds diverged" in answer(summaries).sentence
+    assert "100.0 % at 56 layers, 1 of 1 seeds diverged" in degradation(summaries).sentence
 
 
 def test_a_plain_connection_given_as_a_value_counts_as_plain():
-    records = [
-        make_record(depth, "Plain()", 0, train=error, connection="Plain(placement=None)")
-        for depth, error in ((20, 0.1), (56, 0.4))
-    ]
-    assert answer(summarise(records)).harm == "yes"
+    records = [make_record(depth, "Plain()", 0, train=error, plain=True) for depth, error in ((20, 0.1), (56, 0.4))]
+    assert degradation(summarise(records)).harm == "yes"

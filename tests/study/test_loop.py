@@ -9,15 +9,24 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from skipway.study import Images, Record, Study, load_images
+from skipway.models import create
+from skipway.study import Images, Record, Study
 from skipway.study.loop import Loop, Round
 from skipway.study.order import Order
-from skipway.study.trial import train_trial, weight_layers
+from skipway.study.problems import DataChoice, Problem, open_problem
+from skipway.study.tasks.classification import Classification
+from skipway.study.trial import run_trial, weight_layers
 
 
 @pytest.fixture(scope="module")
-def images() -> Images:
-    return load_images("digits", samples=65)
+def problem() -> Problem:
+    return open_problem(DataChoice("digits", limit=65))
+
+
+@pytest.fixture(scope="module")
+def images(problem: Problem) -> Images:
+    assert isinstance(problem.task, Classification)
+    return problem.task.images
 
 
 def _study(**changes: object) -> Study:
@@ -25,28 +34,34 @@ def _study(**changes: object) -> Study:
     return Study(**{**values, **changes})  # pyright: ignore[reportArgumentType]
 
 
-def _train(study: Study, images: Images, folder: Path, trial: int = 0) -> Record:
-    return train_trial(study, study.trials()[trial], "id", images, folder / "x.ckpt", lambda epoch, share: None)
+def _train(study: Study, problem: Problem, folder: Path, trial: int = 0) -> Record:
+    (folder / "unfinished").mkdir(parents=True, exist_ok=True)
+    return run_trial(study, study.trials()[trial], "id", problem, folder, lambda epoch, share: None)
 
 
-def test_a_record_holds_what_a_reader_needs(images: Images, tmp_path: Path):
-    record = _train(_study(epochs=3), images, tmp_path)
+def test_a_record_holds_what_a_reader_needs(problem: Problem, tmp_path: Path):
+    record = _train(_study(epochs=3), problem, tmp_path)
     assert record.diverged is None
-    for curve in (record.train_error, record.train_loss, record.test_error, record.test_loss):
+    assert set(record.curves) >= {"loss", "learning_rate", "train_error", "train_loss", "test_error", "test_loss"}
+    for curve in record.curves.values():
         assert len(curve) == 3
         assert all(value is not None for value in curve)
-    assert all(round((value or 0) * 65, 6).is_integer() for value in record.train_error)
+    assert all(round((value or 0) * 65, 6).is_integer() for value in record.curves["train_error"])
     assert len(record.layers) == len(record.first_gradients) == len(record.last_gradients) == 8
     assert record.layers[0] == "conv1"
     assert record.layers[-1] == "fc"
     assert record.recipe["epochs"] == 3
     assert record.data["train"] == 65
-    assert record.seconds > 0
+    assert record.measures["seconds"]
+    network = create("resnet8", "none", width=4, in_channels=1)
+    assert record.measures["parameters"] == sum(parameter.numel() for parameter in network.parameters())
 
 
-def test_first_gradients_are_those_of_the_real_loss_on_the_first_batch(images: Images, tmp_path: Path):
+def test_first_gradients_are_those_of_the_real_loss_on_the_first_batch(
+    problem: Problem, images: Images, tmp_path: Path
+):
     study = _study(epochs=1)
-    record = _train(study, images, tmp_path)
+    record = _train(study, problem, tmp_path)
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
     initial: list[nn.Module] = []
 
@@ -67,7 +82,7 @@ def test_first_gradients_are_those_of_the_real_loss_on_the_first_batch(images: I
             return initial[-1]
 
         patch.setattr(Study, "build", keep)
-        _train(study, images, tmp_path / "again")
+        _train(study, problem, tmp_path / "again")
     network, (pixels, labels) = initial[-1].train(), seen[0]
     mean, deviation = images.statistics
     F.cross_entropy(network((pixels.float() - mean) / deviation), labels).backward()
@@ -75,7 +90,7 @@ def test_first_gradients_are_those_of_the_real_loss_on_the_first_batch(images: I
     assert record.first_gradients == pytest.approx(expected, rel=1e-4)
 
 
-def test_errors_are_measured_in_evaluation_mode(images: Images, tmp_path: Path):
+def test_errors_are_measured_in_evaluation_mode(problem: Problem, images: Images, tmp_path: Path):
     networks: list[nn.Module] = []
     build = Study.build
 
@@ -85,27 +100,29 @@ def test_errors_are_measured_in_evaluation_mode(images: Images, tmp_path: Path):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Study, "build", keep)
-        record = _train(_study(epochs=4), images, tmp_path)
+        record = _train(_study(epochs=4), problem, tmp_path)
     mean, deviation = images.statistics
     with torch.no_grad():
         logits = networks[-1].eval()((images.train_images.float() - mean) / deviation)
     wrong = (logits.argmax(1) != images.train_labels).sum().item()
-    assert record.train_error[-1] == wrong / len(images.train_labels)
-    assert record.train_loss[-1] == pytest.approx(F.cross_entropy(logits, images.train_labels).item(), rel=1e-5)
+    assert record.curves["train_error"][-1] == wrong / len(images.train_labels)
+    assert record.curves["train_loss"][-1] == pytest.approx(
+        F.cross_entropy(logits, images.train_labels).item(), rel=1e-5
+    )
 
 
-def test_the_same_seed_gives_the_same_numbers_and_another_seed_does_not(images: Images, tmp_path: Path):
+def test_the_same_seed_gives_the_same_numbers_and_another_seed_does_not(problem: Problem, tmp_path: Path):
     study = _study(skip=["stochastic-depth"], seeds=[0, 1])
-    first, again, other = (_train(study, images, tmp_path / str(n), trial) for n, trial in enumerate((0, 0, 1)))
-    assert first.train_loss == again.train_loss
+    first, again, other = (_train(study, problem, tmp_path / str(n), trial) for n, trial in enumerate((0, 0, 1)))
+    assert first.curves["train_loss"] == again.curves["train_loss"]
     assert first.last_gradients == again.last_gradients
-    assert first.train_loss != other.train_loss
+    assert first.curves["train_loss"] != other.curves["train_loss"]
 
 
-def test_training_leaves_the_callers_state_as_it_was(images: Images, tmp_path: Path):
+def test_training_leaves_the_callers_state_as_it_was(problem: Problem, tmp_path: Path):
     before = torch.random.get_rng_state(), str(np.random.get_state()), torch.get_num_threads()
     shown = list(warnings.filters)
-    _train(_study(), images, tmp_path)
+    _train(_study(), problem, tmp_path)
     assert torch.equal(torch.random.get_rng_state(), before[0])
     assert str(np.random.get_state()) == before[1]
     assert torch.get_num_threads() == before[2]
@@ -114,7 +131,7 @@ def test_training_leaves_the_callers_state_as_it_was(images: Images, tmp_path: P
     assert warnings.filters == shown
 
 
-def test_networks_of_one_seed_see_the_images_in_the_same_order(images: Images, tmp_path: Path):
+def test_networks_of_one_seed_see_the_images_in_the_same_order(problem: Problem, tmp_path: Path):
     orders: list[list[list[int]]] = []
     study = _study(skip=["none", "stochastic-depth"])
     with pytest.MonkeyPatch.context() as patch:
@@ -128,24 +145,24 @@ def test_networks_of_one_seed_see_the_images_in_the_same_order(images: Images, t
         patch.setattr(Round, "__iter__", spy)
         for trial in range(2):
             orders.append([])
-            _train(study, images, tmp_path / str(trial), trial)
+            _train(study, problem, tmp_path / str(trial), trial)
     assert orders[0] == orders[1]
     first_epoch, second_epoch = orders[0][:4], orders[0][4:]
     assert first_epoch != second_epoch
 
 
-def test_a_trial_that_stops_being_finite_is_recorded_as_diverged(images: Images, tmp_path: Path):
-    record = _train(_study(learning_rate=1e30, epochs=3), images, tmp_path)
+def test_a_trial_that_stops_being_finite_is_recorded_as_diverged(problem: Problem, tmp_path: Path):
+    record = _train(_study(learning_rate=1e30, epochs=3), problem, tmp_path)
     assert record.diverged is not None
     assert record.diverged["epoch"] >= 1
-    assert len(record.train_error) < 3
-    assert record.final_train_error == record.final_test_error == 1.0
+    assert len(record.curves["train_error"]) < 3
+    assert record.value("train_error") == record.value("test_error") == 1.0
 
 
-def test_a_damaged_checkpoint_costs_nothing_but_its_epochs(images: Images, tmp_path: Path):
-    expected = _train(_study(), images, tmp_path)
-    (tmp_path / "x.ckpt").write_bytes(b"not a checkpoint")
-    assert _train(_study(), images, tmp_path).train_loss == expected.train_loss
+def test_a_damaged_checkpoint_costs_nothing_but_its_epochs(problem: Problem, tmp_path: Path):
+    expected = _train(_study(), problem, tmp_path)
+    (tmp_path / "unfinished" / "id.ckpt").write_bytes(b"not a checkpoint")
+    assert _train(_study(), problem, tmp_path).curves["train_loss"] == expected.curves["train_loss"]
 
 
 @pytest.mark.parametrize(
@@ -193,7 +210,9 @@ def test_weight_layers_stand_in_the_order_in_which_they_run():
 
     network = Backwards()
     state = random.getstate(), torch.random.get_rng_state()
-    assert list(weight_layers(network, torch.zeros(2, 1, 3, 3, dtype=torch.uint8))) == ["first", "last"]
+    pixels = torch.zeros(4, 1, 3, 3, dtype=torch.uint8)
+    images = Images("flat", pixels, torch.arange(4) % 2, pixels, torch.arange(4) % 2, ("a", "b"))
+    assert list(weight_layers(network, Classification(images))) == ["first", "last"]
     assert network.training
     assert int(network.norm.num_batches_tracked or 0) == 0
     assert torch.equal(torch.random.get_rng_state(), state[1])

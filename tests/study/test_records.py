@@ -23,7 +23,7 @@ from skipway.study.records import (
 @given(st.lists(st.none() | st.floats(allow_nan=False, allow_infinity=False), min_size=2, max_size=2))
 def test_a_record_comes_back_bit_for_bit(tmp_path_factory: pytest.TempPathFactory, losses: list[float | None]):
     path = tmp_path_factory.mktemp("records") / "r.json"
-    record = make_record(train_loss=losses)
+    record = make_record(curves={"train_loss": losses, "test_error": [0.5, 0.25]})
     write_record(path, record)
     assert read_record(path, record.id) == record
     assert [p.name for p in path.parent.iterdir()] == ["r.json"]
@@ -55,7 +55,8 @@ def test_records_of_something_else_are_not_taken(tmp_path: Path):
     with pytest.raises(UnreadableRecord, match="another trial"):
         read_record(path, "other")
     content = json.loads(path.read_text())
-    path.write_text(json.dumps({**content, "test_loss": content["test_loss"][:1]}))
+    short = {**content["curves"], "test_loss": content["curves"]["test_loss"][:1]}
+    path.write_text(json.dumps({**content, "curves": short}))
     with pytest.raises(UnreadableRecord, match="incomplete"):
         read_record(path, content["id"])
     path.write_bytes(b"\xff\xfe\x00binary")
@@ -103,3 +104,20 @@ def test_setting_aside_never_overwrites(tmp_path: Path):
 def test_what_the_system_says_becomes_a_sentence(tmp_path: Path, number: int, sentence: str):
     with pytest.raises(SkipwayError, match=sentence), storage(tmp_path):
         raise OSError(number, "as the system says it")
+
+
+def test_a_curve_is_taken_at_its_end_its_best_its_mean_or_where_it_arrives():
+    record = make_record(curves={"test_error": [0.5, 0.125, 0.25], "validation_dice": [0.2, 0.6, 0.4]})
+    assert [record.value("test_error", at) for at in ("last", "best", "mean")] == [0.25, 0.125, 0.875 / 3]
+    assert [record.value("validation_dice", at) for at in ("last", "best")] == [0.4, 0.6]
+    assert [record.value("test_error", reach=reach) for reach in (0.5, 0.2, 0.1)] == [1, 2, 4]
+    assert record.value("validation_dice", reach=0.5) == 2
+    assert record.value("seconds") == 1.5
+    assert record.value("no_such") is None
+
+
+def test_a_diverged_trial_tells_everything_wrong_and_knows_no_loss():
+    record = make_record(diverged={"epoch": 2, "step": 3}, curves={"test_error": [0.5], "test_loss": [1.0]})
+    assert record.value("test_error") == 1.0
+    assert record.value("test_loss") is None
+    assert record.value("test_loss", reach=2.0) == 2

@@ -128,7 +128,7 @@ def run_trial(study: Study, trial: Trial, trial_id: str, problem: Problem, folde
             depth=getattr(network, "depth", variant.depth),
             task=task.kind,
             judge="test_error" if isinstance(task, Classification) else task.judge[0],
-            curves={name: _finite(values) for name, values in loop.curves.items()},
+            curves={name: _finite(loop.curves.get(name, [])) for name in loop.curves or _curve_names(loop)},
             measures={
                 "seconds": round(loop.seconds, 3),
                 "steps": float(loop.steps),
@@ -143,6 +143,16 @@ def run_trial(study: Study, trial: Trial, trial_id: str, problem: Problem, folde
             versions=versions(loop.place),
             **_identity(study, trial, trial_id, problem),
         )
+
+
+def _curve_names(loop: Loop) -> list[str]:
+    """What would have been measured of a training that ended in its first round."""
+    names = ["loss", "learning_rate"]
+    with torch.no_grad():
+        for part, batches in loop.measured.items():
+            sums = loop.task.sums(loop.network, batches[0])
+            names += [f"{part}_{name}" for name in loop.task.metrics(sums)]
+    return names
 
 
 def _identity(study: Study, trial: Trial, trial_id: str, problem: Problem) -> dict[str, Any]:
