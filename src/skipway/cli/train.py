@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from skipway.errors import SkipwayError
+from skipway.torchrun import writes
 
 if TYPE_CHECKING:
     from skipway.study.training import Trained
@@ -21,7 +21,8 @@ TRAIN = (
     "Train a network on images in classes, images with masks, a text, or pairs of lines.\n\n"
     "The data tell what there is to do, and what is not said is chosen for that. Everything is kept in a folder: "
     "best and last weights, history, curve and record. Ctrl-C keeps every finished round; the same command again goes "
-    "on where the last one ended, with the same numbers as if it had not stopped. Runs under torchrun as it is."
+    "on where the last one ended, with the same numbers as if it had not stopped. Several processes train one network "
+    "under torchrun --nproc-per-node N -m skipway train ..."
 )
 _DATA = (
     "'digits', a folder of images in classes or of parquet files, a parquet file, or a Hugging Face name; a folder "
@@ -110,11 +111,15 @@ def train(
     languages: Annotated[
         str | None, typer.Option(metavar="FROM,TO", help="The endings of two line-aligned files, such as en,de.")
     ] = None,
-    logger: Annotated[str, typer.Option(help="csv, or tensorboard for its events beside the CSV.")] = "csv",
+    logger: Annotated[str, typer.Option(help="csv; beside it tensorboard, mlflow or wandb.")] = "csv",
     workers: Annotated[int, typer.Option(help="Processes that make batches ahead of time.")] = 0,
+    strategy: Annotated[
+        str,
+        typer.Option(help="Under torchrun: ddp, each process has the whole network; fsdp, a share of it."),
+    ] = "ddp",
 ) -> None:
     """Train a network on data that tell what there is to do."""
-    if _writes():
+    if writes():
         print("Reading the data and building the network ...", file=sys.stderr)
     from skipway.study import training
 
@@ -150,12 +155,13 @@ def train(
             folder=out if out is not None else Path("runs") / _folder_name(model, data),
             logger=logger,  # pyright: ignore[reportArgumentType]
             workers=workers,
+            strategy=strategy,  # pyright: ignore[reportArgumentType]
         )
     except KeyboardInterrupt as interruption:
         # Typer would make "Aborted." of it, and say nothing of what is kept.
         print(f"skipway: {interruption}", file=sys.stderr)
         raise typer.Exit(130) from None
-    if _writes():
+    if writes():
         _show(trained)
 
 
@@ -195,10 +201,6 @@ def _pair(text: str | None) -> tuple[str, str] | None:
 def _folder_name(model: str, data: str) -> str:
     name = f"{model}-{Path(data).name}"
     return "".join(letter if letter.isalnum() or letter in ".-_" else "-" for letter in name)
-
-
-def _writes() -> bool:
-    return os.environ.get("RANK", "0") == "0"
 
 
 def _show(trained: Trained) -> None:

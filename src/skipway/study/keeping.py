@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from skipway.study.distributed import whole_state
 from skipway.study.loop import Loop
 from skipway.study.progress import TrainingProgress
 from skipway.study.run_folder import RunFolder
@@ -16,12 +18,15 @@ _LOGGED_STEPS = 10
 _PATIENCE = 20.0
 
 
-class Keeper(Callback):
-    """Keeps the best weights, the history and the curve of a training, and tells of each round."""
+class Tracker(Callback):
+    """Tells a logger of Lightning's what is trained, and its curves; of the training loss every tenth step, too."""
 
-    def __init__(self, run: RunFolder, loop: Loop, progress: TrainingProgress, title: str) -> None:
-        self.run, self.loop, self.progress, self.title = run, loop, progress, title
-        self._drawn = time.monotonic()
+    def __init__(self, loop: Loop, facts: Mapping[str, Any]) -> None:
+        self.loop, self.facts = loop, facts
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.logger is not None:
+            trainer.logger.log_hyperparams(dict(self.facts))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -30,20 +35,33 @@ class Keeper(Callback):
             trainer.logger.log_metrics({"step_loss": float(outputs["loss"])}, trainer.global_step)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.is_global_zero:
-            return
+        if trainer.logger is not None:
+            measured = {name: values[-1] for name, values in self.loop.curves.items()}
+            trainer.logger.log_metrics(measured, trainer.global_step)
+
+
+class Keeper(Callback):
+    """Keeps the best weights, the history and the curve of a training, and tells of each round."""
+
+    def __init__(self, run: RunFolder, loop: Loop, progress: TrainingProgress, title: str) -> None:
+        self.run, self.loop, self.progress, self.title = run, loop, progress, title
+        self._drawn = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         curves, (judge, end) = self.loop.curves, self.loop.task.judge
         rounds = len(curves["loss"])
         best = best_of(curves[judge], end) == rounds
+        # All processes give their share, and one writes.
+        weights = whole_state(self.loop.network) if best else {}
+        if not trainer.is_global_zero:
+            return
         if best:
-            self.run.write_weights(self.run.best, self.loop.network.state_dict())
+            self.run.write_weights(self.run.best, weights)
         self.run.write_history(curves)
         # Drawing takes longer than a round of a small training, and its last curve is drawn at the end.
         if time.monotonic() - self._drawn > _PATIENCE:
             self.run.draw(curves, judge, self.title)
             self._drawn = time.monotonic()
         measured = {name: values[-1] for name, values in curves.items()}
-        if trainer.logger is not None:
-            trainer.logger.log_metrics(measured, trainer.global_step)
         shown = {name: value for name, value in measured.items() if name in ("loss", judge, "validation_loss")}
         self.progress.end(rounds, shown, best)

@@ -23,6 +23,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from skipway.study import distributed
 from skipway.study.determinism import LAYERS, derive
 from skipway.study.order import Order
 from skipway.study.recipe import Recipe, make_optimizer, make_schedule
@@ -138,6 +139,10 @@ class Loop(LightningModule):
             inputs = tuple(_channels_last(value) for value in inputs)
         return self.network(*inputs, **named)
 
+    def configure_model(self) -> None:
+        if self.device_mesh is not None and not distributed.is_sharded(self.network):
+            distributed.shard(self.network, self.device_mesh["data_parallel"], self._look)
+
     def configure_optimizers(self) -> Any:
         optimizer = make_optimizer(self.network, self.recipe)
         schedule = make_schedule(optimizer, self.recipe, self.steps)
@@ -156,12 +161,31 @@ class Loop(LightningModule):
         batch, weight = weighted
         self._rate = float(self.trainer.optimizers[0].param_groups[0]["lr"])
         loss = self.task.loss(self, batch)
-        if not torch.isfinite(loss):
+        # All processes end together, or those that are left would wait for the others.
+        if not torch.isfinite(self._over_processes(loss.detach().clone(), "sum")):
             raise Diverged
         self._losses.append(weight * loss.detach())
         return loss if weight == 1 else weight * loss
 
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        if distributed.is_sharded(self.network):
+            distributed.mean_numbers(self.network)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        # Lightning refuses fused optimizers in mixed precision, whose gradients it takes for scaled ones.
+        if gradient_clip_val is not None and distributed.is_sharded(self.network):
+            distributed.clip(self.network, gradient_clip_val)
+        elif gradient_clip_val is not None:
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), gradient_clip_val)
+
     def on_validation_epoch_start(self) -> None:
+        if distributed.is_sharded(self.network):
+            distributed.share_buffers(self.network)
         self._sums = {part: {} for part in self.measured}
 
     def validation_step(self, counted: tuple[Batch, bool], index: int, dataloader_idx: int = 0) -> None:
@@ -190,6 +214,14 @@ class Loop(LightningModule):
         kept = checkpoint["curves"]
         self.curves, self.seconds = kept["curves"], kept["seconds"]
         self._resumed_at = time.perf_counter()
+
+    def _look(self) -> None:
+        training = self.network.training
+        try:
+            with torch.no_grad():
+                self.task.check(self.network.eval())
+        finally:
+            self.network.train(training)
 
     def _over_processes(self, value: Tensor, how: str) -> Tensor:
         return self.trainer.strategy.reduce(value, reduce_op=how)  # pyright: ignore[reportReturnType]
@@ -240,7 +272,8 @@ def fit(
     # Those of the caller see a round before it is kept, so that what they hold of it is kept too.
     with _quiet_lightning():
         trainer = Trainer(
-            **{"devices": 1, "logger": False, **options},
+            # The callbacks log by themselves; Lightning would warn of rounds that are shorter than its own 50 steps.
+            **{"devices": 1, "logger": False, "log_every_n_steps": 1, **options},
             max_epochs=loop.rounds,
             callbacks=[*callbacks, round_end],
             accumulate_grad_batches=loop.recipe.accumulate,
@@ -295,13 +328,15 @@ def _channels_last(value: Any) -> Any:
 @contextlib.contextmanager
 def _quiet_lightning() -> Iterator[None]:
     # What Lightning tells of its set-up at the start of every fit would stand between the lines of a study.
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
+    loggers = [logging.getLogger(f"lightning.{name}") for name in ("pytorch", "fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
             # Lightning 2.6 makes its tree leaves the way of older torch; nothing here can change that.
             warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import multiprocessing
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,22 +16,22 @@ import torch
 from torch import nn
 
 from skipway.connect import Kind
-from skipway.connect.drop import Dropper
-from skipway.errors import SkipwayError, choose, missing_extra
+from skipway.errors import SkipwayError, choose
 from skipway.models.registry import find
 from skipway.study.building import build_network, read_skip, written_skip
 from skipway.study.determinism import WEIGHTS, derive, isolated, versions
+from skipway.study.distributed import STRATEGIES, check_strategy, trainer_options, whole_state
 from skipway.study.plan import check_fit, make_order, make_plan, one_thread
 from skipway.study.problems import DataChoice, Problem, open_problem
 from skipway.study.progress import TrainingProgress
 from skipway.study.recipe import Recipe, check_whole
 from skipway.study.records import storage, write_json
 from skipway.study.run_folder import FORMAT, RunFolder
+from skipway.study.tracking import LOGGERS, LoggerName, Track, tracking
+from skipway.torchrun import processes, writes
 
 if TYPE_CHECKING:
     import pandas
-
-LOGGERS = ("csv", "tensorboard")
 
 
 @dataclass(frozen=True)
@@ -99,20 +99,26 @@ def train(
     length: int | None = None,
     languages: tuple[str, str] | None = None,
     folder: str | Path = "runs/train",
-    logger: Literal["csv", "tensorboard"] = "csv",
+    logger: LoggerName = "csv",
     workers: int = 0,
+    strategy: Literal["ddp", "fsdp"] = "ddp",
     quiet: bool = False,
 ) -> Trained:
     """Train a network on data, which tell what there is to do, and keep everything in `folder`.
 
-    `model` is a name (`models.names()`) or `package.module:factory`. `data` is a set of labelled images (see
+    `model` is a name (`models.names()`), or a model from outside: `hf:NAME`, `timm:NAME`, `torchvision:NAME` or
+    `package.module:factory` (see `build_network`). `data` is a set of labelled images (see
     `load_images`), a folder of images/ and masks/, a text file, or the start of the names of line-aligned files, such
     as multi30k of multi30k.train.en. What is None is as the task needs it. A round is `every` steps, an epoch where
     that is None; after each, what is held out is measured and everything is kept, and the same call again goes on
-    behind the last whole round with the numbers of a training that was never stopped. Raises SkipwayError for what
-    cannot be trained and for a loss that stops being finite, and KeyboardInterrupt, saying how to go on, on Ctrl-C.
+    behind the last whole round with the numbers of a training that was never stopped. Under torchrun, where
+    `batch_size` is each process's, "ddp" gives every process the whole network, and "fsdp" a share of its parameters,
+    gradients and optimizer state. `logger` tells a tracker of the curves, beside the history that is always written.
+    Raises SkipwayError for what cannot be trained and for a loss that stops being finite, and KeyboardInterrupt, saying
+    how to go on, on Ctrl-C.
     """
     choose("logger", logger, LOGGERS)
+    choose("strategy", strategy, STRATEGIES)
     if epochs is not None and steps is not None:
         raise SkipwayError("epochs and steps say the same thing twice: give one of them")
     for name, value in (("epochs", epochs), ("steps", steps), ("every", every)):
@@ -156,7 +162,9 @@ def train(
     }
     run = RunFolder(Path(folder).expanduser())
     with storage(run.path):
-        return _train(run, declaration, problem, {"logger": logger, "workers": workers, "quiet": quiet})
+        return _train(
+            run, declaration, problem, {"logger": logger, "workers": workers, "quiet": quiet, "strategy": strategy}
+        )
 
 
 def load_network(run: RunFolder, which: Literal["best", "last"] = "best") -> nn.Module:
@@ -171,18 +179,19 @@ def load_network(run: RunFolder, which: Literal["best", "last"] = "best") -> nn.
 
 
 def _train(run: RunFolder, declaration: dict[str, Any], problem: Problem, options: dict[str, Any]) -> Trained:
-    task, writes = problem.task, int(os.environ.get("RANK", "0")) == 0
+    task, writing = problem.task, writes()
     recipe = Recipe(**declaration["recipe"])
     with isolated(one_thread(task, recipe)):
         torch.manual_seed(derive(declaration["seed"], 0, WEIGHTS))
         network = _build(declaration, problem.offered)
         check_fit(network, declaration["model"], task)
-        if writes:
+        check_strategy(options["strategy"], network, recipe.compile)
+        if writing:
             run.claim(declaration, problem.offered, problem.facts, problem.files)
         if run.record.exists():
             return _finished(run)
         # Lightning takes seconds to import.
-        from skipway.study.keeping import Keeper
+        from skipway.study.keeping import Keeper, Tracker
         from skipway.study.loop import Diverged, Loop, fit
 
         order = make_order(task, recipe, declaration["seed"])
@@ -190,10 +199,15 @@ def _train(run: RunFolder, declaration: dict[str, Any], problem: Problem, option
             network.compile()
         loop = Loop(network, task, recipe, order, *(declaration[name] for name in ("epochs", "steps", "every")))
         title = f"{declaration['model']}: {declaration['data']['data']}"
-        with TrainingProgress(loop.rounds, options["quiet"] or not writes) as progress:
+        with TrainingProgress(loop.rounds, options["quiet"] or not writing) as progress:
             try:
-                keeper = Keeper(run, loop, progress, title)
-                fit(loop, run.checkpoint, progress.step, keeper, **_lightning(run, network, options))
+                keeper, tracker = Keeper(run, loop, progress, title), Tracker(loop, _tracked(declaration))
+                strategy = trainer_options(options["strategy"], network)
+                with tracking(options["logger"], _track(run, title)) as logger:
+                    fit(
+                        loop, run.checkpoint, progress.step, keeper, tracker,
+                        workers=options["workers"], logger=logger, **strategy,
+                    )  # fmt: skip
             except Diverged:
                 raise SkipwayError(
                     f"the loss stopped being finite in round {loop.current_epoch + 1}, step {loop.global_step + 1}: "
@@ -208,12 +222,14 @@ def _train(run: RunFolder, declaration: dict[str, Any], problem: Problem, option
                 ) from None
         best_round = best_of(loop.curves[task.judge[0]], task.judge[1])
         parameters = sum(parameter.numel() for parameter in network.parameters())
-        if not writes:
+        weights = whole_state(network)
+        if not writing:
             return Trained(run.path, task.kind, task.judge[0], best_round, loop.curves, [], parameters, loop.seconds)
-        run.write_weights(run.last, network.state_dict())
+        run.write_weights(run.last, weights)
         run.draw(loop.curves, task.judge[0], title)
-        network.load_state_dict(torch.load(run.best, map_location=loop.device, weights_only=True))
-        samples = task.samples(network.eval(), loop.device)
+        # Not the network that was trained, of which this process may hold a share only.
+        network = load_network(run).to(loop.device)
+        samples = task.samples(network, loop.device)
         if (figure := task.draw(network, loop.device)) is not None:
             run.write_figure(run.path / "examples.png", figure)
         write_json(
@@ -226,7 +242,7 @@ def _train(run: RunFolder, declaration: dict[str, Any], problem: Problem, option
                 "depth": getattr(network, "depth", None),
                 "steps": loop.steps,
                 "rounds": loop.rounds,
-                "processes": int(os.environ.get("WORLD_SIZE", "1")),
+                "processes": processes(),
                 "judge": task.judge[0],
                 "best_round": best_round,
                 "curves": {name: [_finite(value) for value in values] for name, values in loop.curves.items()},
@@ -253,26 +269,16 @@ def _build(declaration: Mapping[str, Any], offered: Mapping[str, Any]) -> nn.Mod
     return build_network(declaration["model"], declaration["task"], offered, skip, declaration["options"])
 
 
-def _lightning(run: RunFolder, network: nn.Module, options: dict[str, Any]) -> dict[str, Any]:
-    chosen: dict[str, Any] = {"workers": options["workers"]}
-    if options["logger"] == "tensorboard":
-        from lightning.pytorch.loggers import TensorBoardLogger
+def _tracked(declaration: Mapping[str, Any]) -> dict[str, Any]:
+    """What a tracker shows of a training: its settings, each under a name of its own."""
+    flat = {**declaration, **declaration["data"], **declaration["recipe"]}
+    return {name: value if _scalar(value) else repr(value) for name, value in flat.items() if name != "recipe"}
 
-        try:
-            chosen["logger"] = TensorBoardLogger(run.path, name="tensorboard", version="")
-        except ModuleNotFoundError:
-            raise missing_extra("tensorboard", "tensorboard", "the logger 'tensorboard'") from None
-        # The keeper logs by itself; Lightning would warn of rounds that are shorter than its own 50 steps.
-        chosen["log_every_n_steps"] = 1
-    if "WORLD_SIZE" in os.environ and "LOCAL_WORLD_SIZE" in os.environ:
-        from lightning.pytorch.strategies import DDPStrategy
 
-        local = int(os.environ["LOCAL_WORLD_SIZE"])
-        # A branch that stochastic depth leaves out has no gradient to exchange.
-        unused = any(isinstance(module, Dropper) for module in network.modules())
-        chosen["strategy"] = DDPStrategy(find_unused_parameters=unused)
-        chosen["devices"], chosen["num_nodes"] = local, int(os.environ["WORLD_SIZE"]) // local
-    return chosen
+def _track(run: RunFolder, title: str) -> Track:
+    """A training is known by its folder."""
+    place = hashlib.sha256(str(run.path.absolute()).encode()).hexdigest()[:12]
+    return Track(run.path, "skipway", title, place)
 
 
 def _finished(run: RunFolder) -> Trained:
@@ -298,6 +304,10 @@ def _plain(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
         return all(_plain(one) for one in value)
     return value is None or isinstance(value, (bool, int, float, str))
+
+
+def _scalar(value: Any) -> bool:
+    return isinstance(value, (bool, int, float, str))
 
 
 def _finite(value: float) -> float | None:

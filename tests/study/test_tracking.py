@@ -1,0 +1,98 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from skipway.errors import SkipwayError
+from skipway.study import Trained, train
+from skipway.study.loop import Loop
+from skipway.study.tracking import Track, tracking
+
+
+def _train(folder: Path, logger: Any, **changes: Any) -> Trained:
+    options: dict[str, Any] = {"limit": 120, "batch_size": 16, "epochs": 2, "quiet": True, **changes}
+    return train("tests.study.nets:perceptron", "digits", folder=folder, logger=logger, **options)
+
+
+def _train_in_two_parts(folder: Path, logger: Any) -> Trained:
+    step = Loop.training_step
+
+    def interrupted(self: Loop, *arguments: Any) -> Any:
+        if self.global_step == 10:
+            raise KeyboardInterrupt
+        return step(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Loop, "training_step", interrupted)
+        _train(folder, logger)
+    return _train(folder, logger)
+
+
+def test_tensorboard_sees_the_history(tmp_path: Path):
+    accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    trained = _train(tmp_path, "tensorboard")
+    events = accumulators.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    for name, values in trained.curves.items():
+        assert [event.value for event in events.Scalars(name)] == pytest.approx(values, rel=1e-6)
+    assert [event.step for event in events.Scalars("loss")] == [8, 16]
+    assert events.Scalars("step_loss")[0].value > 0
+    assert "batch_size: 16" in (tmp_path / "tensorboard" / "hparams.yaml").read_text()
+
+
+@pytest.mark.filterwarnings("default")
+def test_mlflow_keeps_one_run_of_a_training_that_was_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    mlflow = pytest.importorskip("mlflow")
+    pytest.importorskip("sqlalchemy")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    trained = _train_in_two_parts(tmp_path / "run", "mlflow")
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'run' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("skipway")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.run_name == "tests.study.nets:perceptron: digits"
+    assert run.info.status == "FINISHED"
+    assert run.data.params["batch_size"] == "16"
+    assert run.data.params["data"] == "digits"
+    for name, values in trained.curves.items():
+        history = client.get_metric_history(run.info.run_id, name)
+        assert [(point.step, point.value) for point in history] == list(zip((8, 16), values, strict=True))
+    assert not (tmp_path / "mlruns").exists()
+
+
+@pytest.mark.filterwarnings("default")
+def test_wandb_stays_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.chdir(tmp_path)
+    _train(tmp_path / "run", "wandb", epochs=1)
+    _train(tmp_path / "other", "wandb", epochs=1)
+    assert wandb.run is None
+    for name in ("run", "other"):
+        (offline,) = (tmp_path / name / "wandb").glob("offline-run-*")
+        (kept,) = offline.glob("run-*.wandb")
+        content = kept.read_bytes()
+        assert b"validation_error" in content
+        assert b"batch_size" in content
+    assert not (tmp_path / "wandb").exists()
+
+
+@pytest.mark.parametrize("logger", ["tensorboard", "mlflow", "wandb"])
+@pytest.mark.usefixtures("no_shape_checks")
+def test_a_tracker_is_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logger: str):
+    places = {
+        "tensorboard": ["pytorch.loggers.tensorboard._TENSORBOARD_AVAILABLE",
+                        "fabric.loggers.tensorboard._TENSORBOARD_AVAILABLE",
+                        "fabric.loggers.tensorboard._TENSORBOARDX_AVAILABLE"],
+        "mlflow": ["pytorch.loggers.mlflow._MLFLOW_AVAILABLE"],
+        "wandb": ["pytorch.loggers.wandb._WANDB_AVAILABLE"],
+    }  # fmt: skip
+    for place in places[logger]:
+        monkeypatch.setattr(f"lightning.{place}", False)
+    with pytest.raises(SkipwayError, match=rf"^the logger '{logger}' needs the package '{logger}': pip install"):
+        _train(tmp_path, logger)
+
+
+@pytest.mark.usefixtures("no_shape_checks")
+def test_trackers_are_named():
+    with pytest.raises(SkipwayError, match="did you mean 'mlflow'"), tracking("mlfow", Track(Path(), "", "", "")):
+        pass
