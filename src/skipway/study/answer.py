@@ -142,7 +142,7 @@ def _sentence(asked: Asked, comparisons: Sequence[Comparison], records: Sequence
         lead, trail = f"Not enough seeds to say: {seeds} of the {LEAST_SEEDS} that a difference takes at least. ", ""
     else:
         lead = ""
-        trail = f" ({seeds} seeds: where there is no difference, {chance(seeds):.0%} of such comparisons show one.)"
+        trail = f" ({seeds} seeds: where there is no difference, {100 * chance(seeds):.0f} % of such comparisons show one.)"
     told = _counted(asked, by_value) if len(by_value) > _TOLD else _each(asked, by_value)
     return f"{lead}Judged by {asked.quantity}: {told}{trail}"
 

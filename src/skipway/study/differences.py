@@ -57,7 +57,8 @@ def bootstrap(values: Sequence[float], level: float = LEVEL) -> tuple[float, flo
     else:
         places = np.random.default_rng(0).integers(n, size=(_DRAWN, n))
     means = known[places].mean(axis=1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    # The resamples are all there is: between two of them lies nothing to interpolate to.
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], method="inverted_cdf")
     return float(low), float(high)
 
 

@@ -38,7 +38,7 @@ def read_study(source: str | Path, changes: Mapping[str, Any] | None = None) -> 
     path = Path(text).expanduser()
     if path.suffix not in _ENDINGS:
         near = difflib.get_close_matches(text, builtin_names(), n=1)
-        meant = f"; did you mean '{near[0]}'?" if near else ""
+        meant = f"; did you mean '{near[0]}'?" if near else "."
         raise SkipwayError(
             f"no study '{text}'{meant} Name a .toml or .yaml file, or one of {', '.join(builtin_names())} "
             "('skipway study list')"
