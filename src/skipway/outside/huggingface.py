@@ -57,8 +57,9 @@ def huggingface_source(name: str, settings: Settings, weights: bool) -> Source:
         )
     if hasattr(config, "use_cache"):
         config.use_cache = False
-    if build_class is None and settings.task is not None:
-        build_class = _class_for(transformers, config, settings.task, name)
+    if settings.task is not None:
+        build_class = build_class or _class_for(transformers, config, settings.task, name)
+        _check_patches(config, name)
     model_class = build_class or _model_class(transformers, config)
 
     def build() -> nn.Module:
@@ -149,11 +150,23 @@ def _fields(config: Any, settings: Settings) -> dict[str, Any]:
         # Those of another vocabulary would be read for words of this one, and the padding never learned.
         fields = {token: None for token in _TOKENS if token in known}
     for name, value in settings.offered.items():
+        if name == "image_size":
+            height, width = settings.offered.get("image_shape", (0, value, value))[1:]
+            value = value if height == width else [height, width]
         fields |= {field: value for field in _NAMES.get(name, ()) if field in known}
     # A field has two names where a model has its own for it; the user's is the one that counts.
     chosen = {standard.get(option, option) for option in settings.options}
     fields = {field: value for field, value in fields.items() if standard.get(field, field) not in chosen}
     return fields | dict(settings.options)
+
+
+def _check_patches(config: Any, name: str) -> None:
+    patch, size = getattr(config, "patch_size", None), getattr(config, "image_size", None)
+    if isinstance(patch, int) and isinstance(size, int) and patch > size:
+        raise SkipwayError(
+            f"hf:{name} cuts images into patches of {patch} x {patch}, and these are {size} x {size}: give "
+            f"--option patch_size={max(1, size // 4)}, or larger images (--image-size {8 * patch})"
+        )
 
 
 def _first_line(error: Exception) -> str:

@@ -1,19 +1,15 @@
-"""Networks to train: ours by name, or whatever a function of the user's own builds."""
+"""Networks to train: ours by name, those of other libraries, or whatever a function of the user's own builds."""
 
 from __future__ import annotations
 
 import ast
 import copy
-import importlib
-import inspect
-import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from skipway import connect, models
+from skipway import connect, models, outside
 from skipway.connect import Kind
 from skipway.errors import SkipwayError, choose
 from skipway.models.registry import find
@@ -44,12 +40,14 @@ def build_network(
     """The network that `model` names, for a task of this kind.
 
     `offered` is what the data settle, such as num_classes: a network takes of it what it knows. `options` are the
-    user's, who has the last word. `package.module:factory` is called with those arguments of either that it names.
-    Raises SkipwayError for what there is not, and for a model of another task.
+    user's, who has the last word. `package.module:factory` is called with those arguments of either that it names;
+    `hf:NAME`, `timm:NAME` and `torchvision:NAME` get them under the names that their libraries use, and for hf:NAME
+    options are fields of the configuration. Of a model from outside that does not take a skip itself, `skip` makes a
+    twin (`with_skip`). Raises SkipwayError for what there is not, and for a model of another task.
     """
     chosen = dict(options or {})
     if ":" in model:
-        return _from_factory(model, kind, offered, skip, chosen)
+        return _from_outside(model, outside.Settings(kind, offered, chosen, skip))
     family, settled = find(model)
     if family.task != kind:
         raise SkipwayError(
@@ -59,6 +57,17 @@ def build_network(
     allowed = family.options(settled)
     known = {name: value for name, value in offered.items() if name in allowed}
     return models.create(model, skip=skip, **{**known, **chosen})
+
+
+def tells_hidden(model: str, options: Mapping[str, Any] | None = None) -> bool:
+    """Whether a model sees a text from both sides, and is to be trained on hidden characters of it.
+
+    >>> tells_hidden("bert-mini"), tells_hidden("gpt-mini")
+    (True, False)
+    """
+    if ":" in model:
+        return outside.hides(model, options or {})
+    return find(model)[0].task == "hidden language"
 
 
 def written_skip(skip: Any) -> Any:
@@ -106,53 +115,14 @@ def _value(node: ast.expr) -> Any:
     return ast.literal_eval(node)
 
 
-def _from_factory(model: str, kind: str, offered: Mapping[str, Any], skip: Any, options: dict[str, Any]) -> nn.Module:
-    factory = _named(model)
-    if isinstance(factory, nn.Module):
-        if options or skip is not None:
-            raise SkipwayError(f"{model} is a network already: skip and options are for functions that build one")
-        return copy.deepcopy(factory)
-    if not callable(factory):
-        raise SkipwayError(f"{model} is a {type(factory).__name__}; it has to be a function that builds a network")
-    parameters = inspect.signature(factory).parameters
-    anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    if skip is not None:
-        options["skip"] = skip
-    if not anything:
-        for option in options:
-            choose(f"argument of {model}", option, parameters)
-    given = {name: value for name, value in offered.items() if name in parameters} | options
-    missing = [
-        name
-        for name, parameter in parameters.items()
-        if parameter.default is parameter.empty
-        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-        and name not in given
-    ]
-    if missing:
-        raise SkipwayError(
-            f"{model} needs {', '.join(missing)}: give --option {missing[0]}=...; "
-            f"data for {kind} offer {', '.join(offered)}"
-        )
-    try:
-        network = factory(**given)
-    except SkipwayError:
-        raise
-    except Exception as error:
-        raise SkipwayError(f"{model} fails: {type(error).__name__}: {error}") from error
-    if not isinstance(network, nn.Module):
-        raise SkipwayError(f"{model} returns a {type(network).__name__}; it has to return a torch.nn.Module")
-    return network
+def _from_outside(model: str, settings: outside.Settings) -> nn.Module:
+    assert settings.task is not None
+    source = outside.find(model, settings)
+    network = source.built()
+    network = outside.answering(copy.deepcopy(network) if source.ready else network, settings.task)
+    if settings.skip is None or source.takes_skip:
+        return network
+    # Importing it takes longer than importing torch.
+    from skipway.study.twins import with_skip
 
-
-def _named(model: str) -> Any:
-    module_name, _, attribute = model.partition(":")
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    try:
-        found: Any = importlib.import_module(module_name)
-        for part in attribute.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise SkipwayError(f"cannot import {model}: {error}; write package.module:factory") from error
-    return found
+    return with_skip(network, settings.skip, model, settings.task, settings.offered)

@@ -107,7 +107,10 @@ def _classification(choice: DataChoice) -> Problem:
     mean, deviation = images.statistics
     return Problem(
         Classification(images, augment=augment),
-        {"num_classes": len(images.classes), "in_channels": images.channels, "image_size": images.size[0]},
+        {
+            "num_classes": len(images.classes), "in_channels": images.channels, "image_size": images.size[0],
+            "image_shape": [images.channels, *images.size],
+        },
         {
             **images.facts(), "class_names": list(images.classes),
             "mean": mean.flatten().tolist(), "deviation": deviation.flatten().tolist(),
@@ -133,7 +136,10 @@ def _segmentation(choice: DataChoice) -> Problem:
     mean, deviation = images.statistics
     return Problem(
         task,
-        {"num_classes": task.logits, "in_channels": images.channels},
+        {
+            "num_classes": task.logits, "in_channels": images.channels,
+            "image_shape": [images.channels, crop, crop],
+        },
         {**images.facts(), "mean": mean.flatten().tolist(), "deviation": deviation.flatten().tolist()},
         {
             "optimizer": "adamw", "schedule": "cosine", "batch_size": 4, "weight_decay": 1e-2, "epochs": 20,
@@ -161,7 +167,7 @@ def _language(choice: DataChoice) -> Problem:
 
 
 def _translation(choice: DataChoice) -> Problem:
-    from skipway.study.tasks.lines import read_pairs
+    from skipway.study.tasks.lines import END, PADDING, START, read_pairs
     from skipway.study.tasks.translation import Translation
 
     length = _TOKENS if choice.length is None else choice.length
@@ -171,7 +177,14 @@ def _translation(choice: DataChoice) -> Problem:
     # The start is one token more than a line has.
     return Problem(
         Translation(pairs, length),
-        {"vocabulary": size, "target_vocabulary": size, "length": length + 1},
+        {
+            "vocabulary": size,
+            "target_vocabulary": size,
+            "length": length + 1,
+            "padding": PADDING,
+            "start": START,
+            "end": END,
+        },
         {**pairs.facts(), "length": length},
         {
             "optimizer": "adamw",

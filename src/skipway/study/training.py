@@ -17,8 +17,7 @@ from torch import nn
 
 from skipway.connect import Kind
 from skipway.errors import SkipwayError, choose
-from skipway.models.registry import find
-from skipway.study.building import build_network, read_skip, written_skip
+from skipway.study.building import build_network, read_skip, tells_hidden, written_skip
 from skipway.study.determinism import WEIGHTS, derive, isolated, versions
 from skipway.study.distributed import STRATEGIES, check_strategy, trainer_options, whole_state
 from skipway.study.plan import check_fit, make_order, make_plan, one_thread
@@ -137,7 +136,7 @@ def train(
     # These are the data's as much as the network's, which is built as they turn out.
     length = options.pop("length", None) if length is None else length
     vocabulary = options.pop("vocabulary", None)
-    hides = ":" not in model and find(model)[0].task == "hidden language"
+    hides = tells_hidden(model, options)
     choice = DataChoice(
         str(data), limit, held_out, image_size, augment, crop, loss, length, languages, vocabulary, hides
     )
