@@ -227,6 +227,10 @@ class Study(BaseModel):
         if axis == "depth" and "depth" not in self.model_fields_set:
             # The depths of the classic question are for models that have a place for one.
             value = value if any("{depth}" in str(pattern) for pattern in self.values("model")) else None
+        if axis == "skip" and "skip" not in self.model_fields_set and self.experiment != "train":
+            from skipway.study.experiments import EXPERIMENTS
+
+            value = value if "skip" in EXPERIMENTS[self.experiment].axes else None
         if value is None:
             return (None,) if axis == "skip" else ()
         return tuple(value) if isinstance(value, (list, tuple)) else (value,)
@@ -246,7 +250,9 @@ class Study(BaseModel):
 
     def choice(self, variant: Variant) -> DataChoice:
         """Which data a variant is trained on."""
-        hides = ":" not in variant.model and find(variant.model)[0].task == "hidden language"
+        hides = (
+            self.experiment == "train" and ":" not in variant.model and find(variant.model)[0].task == "hidden language"
+        )
         chosen = {name: variant.settings[name] for name in DATA if name in variant.settings}
         languages = None if self.languages is None else (str(self.languages[0]), str(self.languages[1]))
         return DataChoice(

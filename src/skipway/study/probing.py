@@ -109,6 +109,27 @@ def _curvature(result: Any) -> dict[str, float]:
     return {"sharpness": result.top[0, 0]} if result.top.shape[1] else {}
 
 
+def _singularities(result: Any) -> dict[str, float]:
+    return {
+        "overlap": result.overlap.mean(), "inactive": result.inactive.mean(), "dependence": result.dependence.mean(),
+    }  # fmt: skip
+
+
+def _collisions(result: Any) -> dict[str, float]:
+    """Directions in which the loss is flat where two units are made one, beyond those that were flat before."""
+    return {"flat_directions": float(result.output_zeros[1] - result.output_zeros[0])}
+
+
+def _symmetry_breaking(result: Any) -> dict[str, float]:
+    with_skips, _, without = result.collisions
+    return {
+        "flat_directions": _collisions(with_skips)["flat_directions"],
+        "flat_directions_plain": _collisions(without)["flat_directions"],
+        "overlap": result.singularities[0].overlap.mean(),
+        "overlap_plain": result.singularities[1].overlap.mean(),
+    }
+
+
 _SETTLED = ("model", "data", "loss", "graph", "folder", "workers", "engine", "shard", "plain", "test", "calibration")
 _SUMS: dict[str, Callable[[Any], dict[str, float]]] = {
     "Gradients": _gradients,
@@ -116,5 +137,8 @@ _SUMS: dict[str, Callable[[Any], dict[str, float]]] = {
     "Lesions": _lesions,
     "Landscape": _landscape,
     "Curvature": _curvature,
+    "Singularities": _singularities,
+    "Collisions": _collisions,
+    "SymmetryBreaking": _symmetry_breaking,
     "Shattering": lambda result: {"gradient_correlation": result.correlation},
 }
