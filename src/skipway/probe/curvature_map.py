@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from skipway.engines import Engine
 from skipway.errors import SkipwayError
 from skipway.probe.batches import Batches, read_batches
 from skipway.probe.figures import canvas, plotly_figure
@@ -129,14 +130,16 @@ def curvature_map(
     samples: int | None = None,
     batch_size: int | None = None,
     folder: str | Path | None = None,
-    workers: int = 1,
+    workers: int | None = None,
     shard: tuple[int, int] | None = None,
+    engine: str | Engine = "local",
 ) -> CurvatureMap:
     """Measure the Hessian's largest and smallest eigenvalue over a line or a plane of weights through `model`.
 
-    The plane, the folder, the workers and the shards are those of `landscape`; BatchNorm's statistics are frozen. At
-    each point one Lanczos run finds both ends to `tolerance`, or spends `products` Hessian-vector products. Points of a
-    folder are kept as they are measured, and the same call goes on where a run was stopped, to the same bits.
+    The plane, the folder, the workers, the engine and the shards are those of `landscape`; BatchNorm's statistics are
+    frozen. At each point one Lanczos run finds both ends to `tolerance`, or spends `products` Hessian-vector products.
+    Points of a folder are kept as they are measured, and the same call goes on where a run was stopped, to the same
+    bits.
 
     Raises SkipwayError as `landscape` does.
 
@@ -145,7 +148,7 @@ def curvature_map(
     >>> curvature_map(net, batch, "cross_entropy", steps=2).ratio.shape
     (2, 2)
     """
-    check_sharing(workers, shard, folder)
+    check_sharing(workers, shard, folder, engine)
     if products < 2:
         raise SkipwayError(f"products={products}: at least 2 are needed for two eigenvalues")
     batches = in_pieces(read_batches(model, data, loss, samples), batch_size)
@@ -158,7 +161,7 @@ def curvature_map(
         manifest = {} if folder is None else _manifest(task, vars(policy), axes, normalize)
         values, measured = measure_points(
             task, len(points), len(_COLUMNS) + 1, title="curvature map", manifest=manifest, folder=folder,
-            workers=workers, shard=shard,
+            workers=workers, shard=shard, engine=engine,
         )  # fmt: skip
     shape = tuple(len(axis) for axis in axes)
     columns = {name: np.ascontiguousarray(values[:, i]).reshape(shape) for i, name in enumerate(_COLUMNS)}

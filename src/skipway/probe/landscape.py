@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from skipway.engines import Engine
 from skipway.errors import SkipwayError
 from skipway.probe import roughness
 from skipway.probe.batches import place_of, read_batches
@@ -140,8 +141,9 @@ def landscape(
     samples: int | None = None,
     dtype: torch.dtype | None = None,
     folder: str | Path | None = None,
-    workers: int = 1,
+    workers: int | None = None,
     shard: tuple[int, int] | None = None,
+    engine: str | Engine = "local",
 ) -> Landscape:
     """Measure the loss of `model` over a line or a plane of weights that runs through it.
 
@@ -160,8 +162,9 @@ def landscape(
     `data` and `loss` are as in `read_batches`; `test` is data to measure beside it, `samples` a bound on each.
     `dtype=torch.bfloat16` computes in low precision and measures the error that makes at every 20th point. With
     `folder`, each point is kept as it is measured, and the same call goes on where a run was stopped, to the same bits.
-    `workers` is a number of processes; `shard=(i, n)` measures every n-th point from the i-th, for several machines,
-    whose folders `merge_landscapes` puts together.
+    `workers` is a number of processes of this machine, and with `engine="ray"` or "ray:ADDRESS" how much at once a
+    cluster takes on (without one, what it has room for). `shard=(i, n)` measures every n-th point from the i-th, for
+    several machines, whose folders `merge_landscapes` puts together.
 
     Raises SkipwayError where the arguments do not fit the model or each other, or the folder holds another landscape.
 
@@ -170,7 +173,7 @@ def landscape(
     >>> landscape(net, batch, "cross_entropy", steps=5).loss.shape
     (5, 5)
     """
-    check_sharing(workers, shard, folder)
+    check_sharing(workers, shard, folder, engine)
     batches = read_batches(model, data, loss, samples)
     sets = (batches,) if test is None else (batches, read_batches(model, test, loss, samples))
     fresh = None
@@ -203,7 +206,7 @@ def landscape(
         manifest = {} if folder is None else _manifest(task, policy, axes, facts)
         values, measured = measure_points(
             task, len(points), task.columns, title="landscape", manifest=manifest, folder=folder, workers=workers,
-            shard=shard,
+            shard=shard, engine=engine,
         )  # fmt: skip
     return _result(policy, axes, facts, values, measured, len(sets), dtype is not None, plane.path, plane.drops)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from skipway.engines import Done, Engine, Event, Failed, Local, Note, Tell, find_engine
 from skipway.errors import SkipwayError
 from skipway.probe.journal import Journal
 from skipway.probe.progress import progress
@@ -25,10 +27,37 @@ class Task(Protocol):
         ...
 
 
-def check_sharing(workers: int, shard: tuple[int, int] | None, folder: str | Path | None) -> None:
+# Portions for each worker: a point may take less than sending word of it.
+_PORTIONS = 16
+
+
+@dataclass(frozen=True)
+class _Portions:
+    """Points as work for an engine: a job is a few points, its result their values."""
+
+    task: Task
+
+    def prepare(self) -> Callable[[list[int], Tell], list[Values]]:
+        measure = self.task.measure()
+
+        def values(portion: list[int], tell: Tell) -> list[Values]:
+            found: list[Values] = []
+            for point in portion:
+                if found:
+                    tell(list(found))
+                found.append(measure(point))
+            return found
+
+        return values
+
+
+def check_sharing(
+    workers: int | None, shard: tuple[int, int] | None, folder: str | Path | None, engine: str | Engine = "local"
+) -> None:
     """Raise SkipwayError if the work cannot be shared out like this."""
-    if not isinstance(workers, int) or workers < 1:
+    if workers is not None and (not isinstance(workers, int) or workers < 1):
         raise SkipwayError(f"workers={workers}: at least 1 process is needed")
+    find_engine(engine)
     if shard is None:
         return
     number, count = shard
@@ -46,11 +75,12 @@ def measure_points(
     title: str,
     manifest: Mapping[str, Any],
     folder: str | Path | None = None,
-    workers: int = 1,
+    workers: int | None = None,
     shard: tuple[int, int] | None = None,
+    engine: str | Engine = "local",
 ) -> tuple[np.ndarray, np.ndarray]:
     """The values of all points, (points, columns), and which were measured: all, but for those of other shards."""
-    check_sharing(workers, shard, folder)
+    check_sharing(workers, shard, folder, engine)
     journal = None if folder is None else Journal(folder, manifest, columns)
     if journal is None:
         values, measured = np.full((points, columns), np.nan), np.zeros(points, dtype=bool)
@@ -59,17 +89,28 @@ def measure_points(
     number, count = shard or (0, 1)
     pending = [point for point in range(number, points, count) if not measured[point]]
     done = len(range(number, points, count)) - len(pending)
+    portions = _portions(pending, workers, find_engine(engine))
     try:
         with contextlib.ExitStack() as stack:
             if journal is not None:
                 stack.callback(journal.close)
             advance = stack.enter_context(progress(title, done + len(pending), done))
-            for point, found in stack.enter_context(contextlib.closing(_run(task, pending, workers))):
-                values[point] = found
-                measured[point] = True
-                if journal is not None:
-                    journal.add(point, found)
-                advance(1)
+
+            def keep(event: Event) -> None:
+                if isinstance(event, Failed):
+                    raise event.error from (RuntimeError(event.trace) if event.trace else None)
+                if isinstance(event, Note):
+                    return
+                found = event.result if isinstance(event, Done) else event.what
+                for point, those in zip(portions[event.job], found, strict=False):
+                    if not measured[point]:
+                        values[point] = those
+                        measured[point] = True
+                        if journal is not None:
+                            journal.add(point, those)
+                        advance(1)
+
+            find_engine(engine).run(_Portions(task), portions, keep, workers)
     except KeyboardInterrupt:
         kept = f"are kept in '{folder}'; the same again goes on where this stopped"
         if folder is None:
@@ -78,17 +119,10 @@ def measure_points(
     return values, measured
 
 
-def _run(task: Task, pending: list[int], workers: int) -> Generator[tuple[int, Values], None, None]:
-    if not pending:
-        return
-    if min(workers, len(pending)) > 1:
-        from skipway.probe.workers import spread
-
-        yield from spread(task, pending, min(workers, len(pending)))
-        return
-    measure = task.measure()
-    for point in pending:
-        yield point, measure(point)
+def _portions(pending: list[int], workers: int | None, engine: Engine) -> list[list[int]]:
+    alone = isinstance(engine, Local) and (workers or 1) == 1
+    size = 1 if alone else max(1, len(pending) // ((workers or _PORTIONS) * _PORTIONS))
+    return [pending[start : start + size] for start in range(0, len(pending), size)]
 
 
 def grid(coordinates: Iterable[np.ndarray]) -> np.ndarray:
