@@ -42,3 +42,21 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("needs ../shared/data, the real data and trained weights that lie beside the project")
     return folder
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """A small Ray cluster that this process is connected to; tests that use it are in the group "ray"."""
+    import shutil
+    import tempfile
+
+    ray = pytest.importorskip("ray")
+    # The sockets of a cluster lie in its folder, and their paths may be 107 letters long.
+    folder = tempfile.mkdtemp(prefix="sw", dir="/tmp")
+    ray.init(
+        address="local", num_cpus=2, object_store_memory=100 * 2**20, include_dashboard=False, log_to_driver=False,
+        logging_level="ERROR", _temp_dir=folder,
+    )  # fmt: skip
+    yield
+    ray.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)

@@ -30,6 +30,10 @@ class Squares:
             tell(job / 2)
             return job**2
         name, *rest = job.split()
+        if name == "slow":
+            tell("waiting")
+            time.sleep(2)
+            return None
         return getattr(self, name)(*rest)
 
     def process(self, _: str = "") -> int:

@@ -33,7 +33,8 @@ def do_job(
         (reference,) = work
         if reference not in _prepared:
             _prepared.clear()
-            _prepared[reference] = ray.get(reference).prepare()
+            unpacked: Any = ray.get(reference)
+            _prepared[reference] = unpacked.prepare()
         do = _prepared[reference]
     except Exception as error:
         # Preparing is the same for every job, and so is its failure.
