@@ -106,3 +106,12 @@ def test_a_measure_that_no_record_has_is_named_with_the_nearest():
     study = _study(["residual", "rezero"], question={"measure": "test_eror"})
     with pytest.raises(SkipwayError, match="no measure of this study 'test_eror'; did you mean 'test_error'"):
         answer(study, _records({"residual": [0.1], "rezero": [0.2]}))
+
+
+def test_several_measures_are_answered_one_by_one():
+    records = _records({"residual": [0.10, 0.12, 0.11], "rezero": [0.05, 0.06, 0.07]})
+    found = answer(_study(["residual", "rezero"], question={"measure": ["seconds", "test_error"]}), records)
+    first, second = found.sentence.splitlines()
+    assert first.startswith("Judged by seconds: 'rezero' is not clearly different from 'residual': 1.5 s against 1.5 s")
+    assert second.startswith("Judged by test error: 'rezero' is better than 'residual'")
+    assert [comparison.measure for comparison in found.comparisons] == ["seconds", "test_error"]

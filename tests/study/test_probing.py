@@ -88,5 +88,5 @@ def test_which_end_is_good(measure: str, end: str):
 
 
 def test_numbers_are_written_as_people_do():
-    assert written("seconds", 0.0123) == "0.012 s"
+    assert written("step_seconds", 0.0123) == "12.3 ms"
     assert written("width", 8.0) == "8"

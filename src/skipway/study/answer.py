@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -46,13 +48,17 @@ DIFFERENCE_RULE = (
 
 @dataclass(frozen=True)
 class Asked:
-    """A study's question with everything settled that it left open; `baseline` is a label of the compared axis."""
+    """A study's question with everything settled that it left open.
+
+    `baseline` is a label of the compared axis; `others` are judged by too, behind `measure`.
+    """
 
     text: str
     compare: str
     baseline: str
     along: str | None
     measure: str
+    others: tuple[str, ...]
     at: str
     reach: float | None
     rule: str
@@ -105,24 +111,29 @@ def ask(study: Study, records: Sequence[Record]) -> Asked:
     plain = any(record.plain for record in records)
     classic = axis == "skip" and along == "depth" and plain and question.measure is None and _has_train_error(records)
     rule = question.rule or ("degradation" if classic else "difference")
-    measure = question.measure or ("train_error" if rule == "degradation" else records[0].judge)
-    choose("measure of this study", measure, {name: None for r in records for name in (*r.curves, *r.measures)})
+    wanted = [question.measure] if isinstance(question.measure, str) else list(question.measure or ())
+    measure, *others = wanted or ["train_error" if rule == "degradation" else records[0].judge]
+    for name in (measure, *others):
+        choose("measure of this study", name, {name: None for r in records for name in (*r.curves, *r.measures)})
     text = question.text or (
         QUESTION
         if rule == "degradation"
         else f"What does {axis.replace('_', ' ')} do to the {measure.replace('_', ' ')}?"
     )
-    return Asked(text, axis, baseline, along, measure, question.at, question.reach, rule)
+    return Asked(text, axis, baseline, along, measure, tuple(others), question.at, question.reach, rule)
 
 
 def answer(study: Study, records: Sequence[Record]) -> Answer:
     """Answer a study's question, from nothing but its records."""
     asked = ask(study, records)
-    comparisons = tuple(compare(records, asked.compare, asked.baseline, asked.measure, asked.at, asked.reach))
+    turns = [asked, *(dataclasses.replace(asked, measure=name, at="last", reach=None) for name in asked.others)]
+    found_by = [tuple(compare(records, one.compare, one.baseline, one.measure, one.at, one.reach)) for one in turns]
+    comparisons = tuple(itertools.chain.from_iterable(found_by))
     if asked.rule == "degradation":
         found = degradation(summarise(records))
         return Answer(asked, found.sentence, DEGRADATION_RULE, comparisons, found.harm, found.repairs)
-    return Answer(asked, _sentence(asked, comparisons, records), DIFFERENCE_RULE, comparisons)
+    sentences = [_sentence(one, found, records) for one, found in zip(turns, found_by, strict=True)]
+    return Answer(asked, "\n".join(sentences), DIFFERENCE_RULE, comparisons)
 
 
 def _has_train_error(records: Sequence[Record]) -> bool:
@@ -142,13 +153,16 @@ def _sentence(asked: Asked, comparisons: Sequence[Comparison], records: Sequence
         lead, trail = f"Not enough seeds to say: {seeds} of the {LEAST_SEEDS} that a difference takes at least. ", ""
     else:
         lead = ""
-        trail = f" ({seeds} seeds: where there is no difference, {100 * chance(seeds):.0f} % of such comparisons show one.)"
+        trail = (
+            f" ({seeds} seeds: where there is no difference, {100 * chance(seeds):.0f} % of such comparisons show one.)"
+        )
     told = _counted(asked, by_value) if len(by_value) > _TOLD else _each(asked, by_value)
     return f"{lead}Judged by {asked.quantity}: {told}{trail}"
 
 
 def _each(asked: Asked, by_value: Mapping[str, Sequence[Comparison]]) -> str:
-    return " ".join(_told(asked, value, found) for value, found in by_value.items())
+    parts = [_told(asked, value, found) for value, found in by_value.items()]
+    return " ".join(part if not place else part[0].upper() + part[1:] for place, part in enumerate(parts))
 
 
 def _told(asked: Asked, value: str, found: Sequence[Comparison]) -> str:

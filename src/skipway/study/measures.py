@@ -37,7 +37,7 @@ def written(measure: str, value: float) -> str:
     if measure == "memory":
         return f"{value / 2**20:.1f} MiB"
     if measure.endswith("seconds"):
-        return f"{value:.1f} s" if value >= 1 else f"{value:.3f} s"
+        return f"{value:.1f} s" if value >= 1 else f"{1000 * value:.3g} ms"
     return f"{value:.4g}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -16,10 +17,11 @@ class Question(BaseModel):
     `text` is the question in words. `compare` is the axis whose values are compared, each with `baseline`, and `along`
     the one that they are followed along (by default skips are compared, and depth is what they are followed along).
     `measure` is a curve or a measure of the records, such as "test_error", "train_loss", "seconds" or "memory" (by
-    default what the task is judged by), taken `at` the last round, the best one, or as the mean over all, which is how
-    early it is good; with `reach`, it is the first round at which the curve is as good as that. The rule "degradation"
-    asks whether depth hurts the plain network's training error and whether skips repair it (by default that is asked
-    where there are plain networks of several depths); "difference" compares.
+    default what the task is judged by), or several of them, the most important first. It is taken `at` the last round,
+    the best one, or as the mean over all, which is how early it is good; with `reach`, it is the first round at which
+    the curve is as good as that. The rule "degradation" asks whether depth hurts the plain network's training error and
+    whether skips repair it (by default that is asked where there are plain networks of several depths); "difference"
+    compares.
 
     >>> Question(compare="skip", baseline="post-norm", measure="validation_loss").at
     'last'
@@ -31,7 +33,7 @@ class Question(BaseModel):
     compare: str | None = None
     baseline: Any = None
     along: str | None = None
-    measure: str | None = None
+    measure: str | Sequence[str] | None = None
     at: At = "last"
     reach: float | None = None
     rule: Rule | None = None
