@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch import nn
 
+from skipway.study.files import read_study
+
 README = Path(__file__).parents[2] / "README.md"
-SMALLER = {"[20, 56]": "[8]", "[0, 1, 2]": "[0], epochs=1, samples=40", '"runs/mine"': '"runs/mine", quiet=True'}
+SMALLER = {"[20, 56]": "[8]", "[0, 1, 2]": "[0], epochs=1, limit=40, width=4", '"runs/mine"': '"runs/mine", quiet=True'}
 
 
 def _blocks(language: str) -> list[str]:
@@ -36,8 +38,16 @@ def test_the_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
         assert long in comparing
         comparing = comparing.replace(long, short)
     exec(comparing, names)
-    assert "one depth" in capsys.readouterr().out
+    assert "Not enough seeds to say" in capsys.readouterr().out
     assert (tmp_path / "report.html").is_file()
+
+
+def test_the_declaration_is_a_study(tmp_path: Path):
+    (declared,) = _blocks("toml")
+    (tmp_path / "mine.toml").write_text(declared)
+    study = read_study(tmp_path / "mine.toml")
+    assert len(study.trials()) == 3 * 4 * 6
+    assert list(study.question.measure or ()) == ["test_error", "seconds"]
 
 
 def test_the_first_two_commands_are_those_of_the_makefile():
