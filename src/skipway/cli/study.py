@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from skipway.cli.study_watch import watch
 from skipway.errors import SkipwayError
+from skipway.torchrun import writes
 
 if TYPE_CHECKING:
     from skipway.study import Results, Study
@@ -24,12 +26,15 @@ _DEGRADATION = (
 _RUN = (
     "Run a study: a .toml or .yaml file, or one of 'skipway study list'.\n\n"
     "Every combination of its axes is trained from every seed, and a report for the browser is written. What a crash "
-    "or Ctrl-C left is taken up where it stopped: the folder is the truth, and nothing done is redone."
+    "or Ctrl-C left is taken up where it stopped: the folder is the truth, and nothing done is redone. Under torchrun "
+    "--nproc-per-node N -m skipway study run ... several processes train each trial together."
 )
 
 study_app = typer.Typer(
     help="Train networks that differ in declared ways, and report what the differences do.", no_args_is_help=True
 )
+
+study_app.command()(watch)
 
 Out = Annotated[
     Path | None,
@@ -58,7 +63,8 @@ def run(
     engine: Engine = "local",
 ) -> None:
     """Run a study from its declaration."""
-    print("Reading the study and building its networks ...", file=sys.stderr)
+    if writes():
+        print("Reading the study and building its networks ...", file=sys.stderr)
     from skipway.study.files import read_study
 
     changes = dict(_setting(text) for text in settings or ())
@@ -150,6 +156,8 @@ def _run(study: Study, out: Path, workers: int | None, engine: str) -> None:
         # Typer would make "Aborted." of it, and say nothing of what is kept.
         print(f"skipway: {interruption}", file=sys.stderr)
         raise typer.Exit(130) from None
+    if not writes():
+        return
     if not results.records:
         raise SkipwayError(f"no trial came to its end; '{out}' says why")
     report = results.report()

@@ -17,6 +17,31 @@ from skipway.torchrun import on_this_machine, processes
 STRATEGIES = ("ddp", "fsdp")
 
 
+def share_of(batch_size: int) -> int:
+    """How many examples of a batch each process sees; raises SkipwayError where they do not divide."""
+    if batch_size % processes():
+        raise SkipwayError(
+            f"a batch of {batch_size} does not divide among {processes()} processes: choose another batch_size"
+        )
+    return batch_size // processes()
+
+
+def agree(value: Any) -> Any:
+    """What the first process says, in all of them."""
+    if processes() == 1:
+        return value
+    import atexit
+
+    import torch.distributed as dist
+
+    if not dist.is_initialized():
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        atexit.register(dist.destroy_process_group)
+    said = [value]
+    dist.broadcast_object_list(said, 0, device=torch.device("cpu"))
+    return said[0]
+
+
 def check_strategy(strategy: str, network: nn.Module, compiled: bool) -> None:
     """Raise SkipwayError where a network cannot be trained as "ddp" or "fsdp" in the processes that there are."""
     if choose("strategy", strategy, STRATEGIES) == "ddp":
@@ -101,6 +126,18 @@ def clip(network: nn.Module, longest: float) -> None:
         share.mul_(factor)  # pyright: ignore[reportOptionalMemberAccess]
 
 
+def length(gradient: Tensor) -> float:
+    """The norm of a gradient; of one that is divided, all processes ask for it together."""
+    import torch.distributed as dist
+
+    share = local(gradient)
+    if share is gradient:
+        return float(gradient.norm())
+    square = share.float().square().sum()
+    dist.all_reduce(square)
+    return float(square.sqrt())
+
+
 def share_buffers(network: nn.Module) -> None:
     """Give every process the buffers of the first, such as running statistics, as DDP does."""
     import torch.distributed as dist
@@ -115,7 +152,8 @@ def whole_state(network: nn.Module) -> Mapping[str, Tensor]:
         return network.state_dict()
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
-    return get_model_state_dict(network, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    return get_model_state_dict(network, options=options)  # pyright: ignore[reportReturnType]
 
 
 def local(value: Tensor) -> Tensor:

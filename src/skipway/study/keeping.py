@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -12,10 +13,13 @@ from skipway.study.distributed import whole_state
 from skipway.study.loop import Loop
 from skipway.study.progress import TrainingProgress
 from skipway.study.run_folder import RunFolder
+from skipway.study.status import Status, write_status
 from skipway.study.training import best_of
 
 _LOGGED_STEPS = 10
 _PATIENCE = 20.0
+# Seconds between two tellings of how far a training is, within a round and at the ends of rounds.
+_BETWEEN, _BETWEEN_ROUNDS = 2.0, 0.2
 
 
 class Tracker(Callback):
@@ -38,6 +42,39 @@ class Tracker(Callback):
         if trainer.logger is not None:
             measured = {name: values[-1] for name, values in self.loop.curves.items()}
             trainer.logger.log_metrics(measured, trainer.global_step)
+
+
+class Reporter(Callback):
+    """Writes down how far a training is, for whoever watches it from another process."""
+
+    def __init__(self, loop: Loop, path: Path, judge: str) -> None:
+        self.loop, self.path, self.judge = loop, path, judge
+        self.began = self.told = time.monotonic()
+        self.first_share = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.began, self.first_share = time.monotonic(), trainer.global_step / self.loop.steps
+        self._tell(trainer, 0.0)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._tell(trainer, _BETWEEN)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._tell(trainer, _BETWEEN_ROUNDS)
+
+    def _tell(self, trainer: Trainer, patience: float) -> None:
+        now = time.monotonic()
+        if not trainer.is_global_zero or now - self.told < patience:
+            return
+        self.told = now
+        curves, loop = self.loop.curves, self.loop
+        measured = {name: curves[name][-1] for name in ("train_error", self.judge) if name in curves}
+        share = trainer.global_step / loop.steps
+        current = min(trainer.current_epoch + 1, loop.rounds)
+        status = Status(current, loop.rounds, share, measured, now - self.began, self.first_share)
+        write_status(self.path, status)
 
 
 class Keeper(Callback):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 
 from rich.console import Console
+from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from skipway.study.measures import written
+from skipway.study.board import Board, make_row
 from skipway.study.records import Record
+from skipway.study.status import Status, told
 from skipway.study.variants import Trial
 
 
@@ -30,28 +33,35 @@ def make_bar(console: Console) -> Progress:
 
 
 class StudyProgress:
-    """A bar over all trials, and a line for each that is finished.
+    """A live table of all trials; where the output is no terminal, a line for each that is finished.
 
-    A trial counts in proportion to its depth: that is what its time is closest to.
+    `status` gives what a running trial last told of itself, which is more than `step` does.
     """
 
-    def __init__(self, trials: list[Trial], quiet: bool) -> None:
-        self._trials = trials
+    def __init__(
+        self, trials: Sequence[Trial], quiet: bool, status: Callable[[int], Status | None] = lambda number: None
+    ) -> None:
+        self.board = Board([make_row(trial.title, trial.variant.labels) for trial in trials])
+        self._status = status
         self._finished = 0
-        self._done = [0.0] * len(trials)
+        self._began: dict[int, float] = {}
         # On stderr, so that what a study answers can be piped.
         self._console = Console(stderr=True, quiet=quiet, highlight=False)
-        self._bar = make_bar(self._console)
-        self._task = self._bar.add_task("starting", total=sum(_weight(trial) for trial in trials))
+        self._live: Live | None = None
+        if self._console.is_terminal and not quiet:
+            self._live = Live(get_renderable=self._look, console=self._console, refresh_per_second=2, transient=True)
 
     def __enter__(self) -> StudyProgress:
-        self._bar.start()
+        if self._live is not None:
+            self._live.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.stop()
+        if self._live is not None:
+            self._live.stop()
+            self.note(self.board.line())
 
     def note(self, sentence: str) -> None:
         """Say something that is worth a line of its own."""
@@ -59,35 +69,44 @@ class StudyProgress:
 
     def step(self, number: int, epoch: int, share: float) -> None:
         """Tell that trial `number` is in `epoch`, both counted from 0, and that a `share` of it is done."""
-        trial = self._trials[number]
-        self._show(number, share, f"{trial.title}, round {epoch + 1}")
+        row, now = self.board.rows[number], time.monotonic()
+        if row.share == 0.0:
+            # What a run before has done of it took none of this one's time.
+            row.first_share, self._began[number] = share, now
+        row.state, row.round, row.share, row.seconds = "running", epoch + 1, share, now - self._began[number]
 
     def end(self, number: int, record: Record, kept: bool) -> None:
         """Tell what came out of trial `number`, which was trained now or `kept` from a run before."""
+        seconds = record.measures.get("seconds") or 0.0
+        outcome, when = outcome_of(record), "finished before" if kept else f"{seconds:.1f} s"
+        self.board.end(self.board.rows[number], "done" if record.diverged is None else "diverged", outcome, seconds)
+        self._say(number, f"{outcome}, {when}", record.diverged is not None)
+
+    def fail(self, number: int, why: str) -> None:
+        """Tell that trial `number` failed by itself, and why; the others go on."""
+        self.board.end(self.board.rows[number], "failed", why, None)
+        self._say(number, f"failed: {why}", True)
+
+    def _say(self, number: int, what: str, matters: bool) -> None:
         self._finished += 1
-        title = self._trials[number].title
-        self._show(number, 1.0, title)
-        if record.diverged is None:
-            told = [name for name in ("train_error", record.judge) if record.value(name) is not None]
-            outcome = ", ".join(
-                f"{name.replace('_', ' ')} {written(name, record.value(name) or 0.0)}" for name in dict.fromkeys(told)
-            )
-        else:
-            outcome = f"diverged in round {record.diverged['epoch']}"
-        when = "finished before" if kept else f"{record.measures.get('seconds') or 0.0:.1f} s"
-        count = str(len(self._trials))
-        self.note(f"[{self._finished:>{len(count)}}/{count}] {title}: {outcome}, {when}")
+        # The table shows what is finished; what went wrong stays readable above it.
+        if self._live is None or matters:
+            count = str(len(self.board.rows))
+            self.note(f"[{self._finished:>{len(count)}}/{count}] {self.board.rows[number].title}: {what}")
 
-    def _show(self, number: int, share: float, doing: str) -> None:
-        self._done[number] = share * _weight(self._trials[number])
-        current = min(self._finished + 1, len(self._trials))
-        self._bar.update(
-            self._task, completed=sum(self._done), description=f"trial {current} of {len(self._trials)}: {doing}"
-        )
+    def _look(self) -> Board:
+        for number, row in enumerate(self.board.rows):
+            if row.state == "running" and (status := self._status(number)) is not None:
+                row.rounds, row.told = status.rounds, status.told
+        return self.board
 
 
-def _weight(trial: Trial) -> int:
-    return trial.variant.depth or 1
+def outcome_of(record: Record) -> str:
+    """What came out of a trial, in a few words."""
+    if record.diverged is not None:
+        return f"diverged in round {record.diverged['epoch']}"
+    values = {name: record.value(name) for name in ("train_error", record.judge)}
+    return told({name: value for name, value in values.items() if value is not None})
 
 
 class TrainingProgress:
