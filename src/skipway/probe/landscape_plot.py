@@ -74,6 +74,11 @@ def side_by_side(
     return panels
 
 
+def shared_levels(landscapes: Sequence[Landscape], log: bool = False) -> np.ndarray:
+    """The levels at which the losses of all of these are drawn, where each has a picture of its own."""
+    return _levels([_surface(part, "loss") for part in landscapes], log)
+
+
 def interactive(landscapes: Sequence[Landscape], log: bool, values: str) -> Any:
     """Landscapes as a plotly figure, surfaces on one scale of colours."""
     import plotly.graph_objects as go

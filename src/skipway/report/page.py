@@ -2,64 +2,22 @@
 
 from __future__ import annotations
 
-import json
+import base64
+import hashlib
+import re
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from html import escape
 from importlib.resources import files
 from itertools import groupby
-from typing import Any
 
-from skipway.errors import SkipwayError
 from skipway.report.figures import Figure
+from skipway.report.plots import Drawing, Plot, script
+from skipway.report.tables import Table
 
-# The browser itself sees to it that the page fetches nothing from anywhere.
-_POLICY = (
-    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:; "
-    "form-action 'none'; base-uri 'none'"
-)
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of text under column heads; `links` gives a row's last cell an address, `bars` a row's share from 0 to 1.
-
-    `bar_column` is the column whose cells show the share as a bar. On a narrow screen each row becomes a card, or,
-    in a `compact` table, stays a row in small type.
-    """
-
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    links: Sequence[str] | None = None
-    bar_column: int | None = None
-    bars: Sequence[float] | None = None
-    compact: bool = False
-
-    def __post_init__(self) -> None:
-        if wrong := [row for row in self.rows if len(row) != len(self.columns)]:
-            raise SkipwayError(f"a table of {len(self.columns)} columns has a row of {len(wrong[0])} cells")
-
-    def html(self) -> str:
-        heads = "".join(f"<th scope='col'>{escape(column)}</th>" for column in self.columns)
-        body = "".join(f"<tr>{self._row(number)}</tr>" for number in range(len(self.rows)))
-        kind = "compact" if self.compact else "cards"
-        return (
-            f"<div class='scroll'><table class='{kind}'><thead><tr>{heads}</tr></thead>"
-            f"<tbody>{body}</tbody></table></div>"
-        )
-
-    def _row(self, number: int) -> str:
-        cells = []
-        for place, (column, text) in enumerate(zip(self.columns, self.rows[number], strict=True)):
-            content = escape(text)
-            if self.links is not None and place == len(self.columns) - 1:
-                content = f"<a href='{escape(self.links[number], quote=True)}'>{content}</a>"
-            if self.bars is not None and place == self.bar_column:
-                width = 100 * min(max(self.bars[number], 0.0), 1.0)
-                content = f"<span>{content}<i class='bar'><b style='width:{width:.2f}%'></b></i></span>"
-            cells.append(f"<td data-label='{escape(column, quote=True)}'>{content}</td>")
-        return "".join(cells)
+_SCRIPTS = ("base.js", "tables.js", "figures.js", "plots.js", "start.js")
 
 
 @dataclass(frozen=True)
@@ -74,26 +32,15 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Plot:
-    """A plotly figure as it is, in a panel with its title and its caption; panels in a row stand side by side."""
+class Code:
+    """Text of a file, letter by letter."""
 
-    title: str
-    figure: Any
-    caption: str = ""
+    text: str
+    name: str
 
     def html(self) -> str:
-        content = json.loads(self.figure.to_json())
-        content["layout"].pop("template", None)
-        # The caption that a figure bears under its axes stands under the panel.
-        notes = content["layout"].get("annotations", [])
-        content["layout"]["annotations"] = [
-            note for note in notes if note.get("yref") != "paper" or note.get("y", 0) >= 0
-        ]
-        return (
-            f"<figure class='panel'><h3>{escape(self.title)}</h3>"
-            f"<div class='plotly' role='img' aria-label='{escape(self.title, quote=True)}'>{_script(content)}</div>"
-            f"<figcaption>{escape(self.caption)}</figcaption></figure>"
-        )
+        name = escape(self.name, quote=True)
+        return f"<pre role='region' aria-label='{name}' tabindex='0'><code>{escape(self.text)}</code></pre>"
 
 
 @dataclass(frozen=True)
@@ -102,14 +49,26 @@ class Details:
 
     title: str
     table: Table
-    link: str
+    link: str = ""
 
     def html(self) -> str:
-        address = escape(self.link, quote=True)
-        return (
-            f"<details><summary>{escape(self.title)}</summary>{self.table.html()}"
-            f"<p><a href='{address}'>{escape(self.link)}</a></p></details>"
-        )
+        link = f"<p><a href='{escape(self.link, quote=True)}'>{escape(self.link)}</a></p>" if self.link else ""
+        return f"<details><summary>{escape(self.title)}</summary>{self.table.html()}{link}</details>"
+
+
+@dataclass(frozen=True)
+class Folded:
+    """What few readers want, folded away together."""
+
+    title: str
+    content: Sequence[Details]
+
+    def html(self) -> str:
+        inside = "".join(item.html() for item in self.content)
+        return f"<details class='folded'><summary>{escape(self.title)}</summary>{inside}</details>"
+
+
+Content = Table | Figure | Facts | Plot | Details | Folded | Drawing | Code
 
 
 @dataclass(frozen=True)
@@ -118,15 +77,18 @@ class Section:
 
     title: str
     text: str
-    content: Sequence[Table | Figure | Facts | Plot | Details] = ()
+    content: Sequence[Content] = ()
 
-    def html(self) -> str:
-        parts = [f"<section><h2>{escape(self.title)}</h2>"]
+    def html(self, place: str = "") -> str:
+        heading = f"<h2 id='{place}-title'>{escape(self.title)}</h2>"
+        parts = [f"<section id='{place}' aria-labelledby='{place}-title'>{heading}"]
         if self.text:
             parts.append(f"<p>{escape(self.text)}</p>")
         for beside, items in groupby(self.content, lambda item: isinstance(item, Plot)):
-            shown = "".join(_figure(item) if isinstance(item, Figure) else item.html() for item in items)
-            parts.append(f"<div class='plots'>{shown}</div>" if beside else shown)
+            all_of_them = [_figure(item) if isinstance(item, Figure) else item.html() for item in items]
+            kind = "plots three" if len(all_of_them) > 2 else "plots"
+            shown = "".join(all_of_them)
+            parts.append(f"<div class='{kind}'>{shown}</div>" if beside else shown)
         return "".join([*parts, "</section>"])
 
 
@@ -141,42 +103,87 @@ class Page:
     sections: Sequence[Section]
 
     def html(self) -> str:
-        """The whole page.
+        """The whole page, which draws its figures itself.
 
         >>> "<h1>Why?</h1>" in Page("t", "Why?", "Because.", "about", []).html()
         True
         """
-        body = "".join(section.html() for section in self.sections)
+        code = "\n".join(map(resource, _SCRIPTS))
+        drawn = any(isinstance(item, Figure | Plot) for section in self.sections for item in section.content)
+        library, packed = _plotly() if drawn else ("", "")
+        # The browser itself sees to it that the page fetches nothing, and runs no script but these two.
+        hashes = " ".join(f"'sha256-{_digest(text)}'" for text in (code, library) if text)
+        policy = (
+            f"default-src 'none'; style-src 'unsafe-inline'; script-src {hashes}; img-src data: blob:; "
+            "form-action 'none'; base-uri 'none'"
+        )
+        return (
+            f"{self.head(policy)}<body><a class='jump' href='#main'>To the answer</a>"
+            f"<main id='main'>{self.body()}</main>\n"
+            f"<script type='application/octet-stream' id='plotly'>{packed}</script>\n"
+            f"<script>{code}</script></body></html>\n"
+        )
+
+    def head(self, policy: str) -> str:
+        """The beginning of the file, up to its body."""
         return (
             "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
             "<meta name='viewport' content='width=device-width, initial-scale=1'>"
             "<meta name='color-scheme' content='light dark'>"
-            f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-            f"<title>{escape(self.title)}</title><style>{_resource('page.css')}</style></head>\n<body><main>"
+            f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+            f"<title>{escape(self.title)}: {escape(self.question)}</title>"
+            f"<style>{resource('page.css')}</style></head>\n"
+        )
+
+    def body(self) -> str:
+        """What is read, from the question to the last section."""
+        places = _places([section.title for section in self.sections])
+        listed = "".join(
+            f"<li><a href='#{place}'>{escape(section.title)}</a></li>"
+            for place, section in zip(places, self.sections, strict=True)
+        )
+        contents = f"<nav aria-label='Sections'><ul>{listed}</ul></nav>" if len(self.sections) > 2 else ""
+        sections = "".join(section.html(place) for place, section in zip(places, self.sections, strict=True))
+        return (
             f"<header><p class='kind'>{escape(self.title)}</p><h1>{escape(self.question)}</h1>"
             f"<p class='answer'>{escape(self.answer)}</p><p class='subject'>{escape(self.subject)}</p></header>"
-            f"{body}</main>\n<script>{_plotly()}</script>\n<script>{_resource('page.js')}</script></body></html>\n"
+            f"{contents}{sections}"
         )
 
 
 def _figure(figure: Figure) -> str:
-    name = escape(figure.name, quote=True)
-    return f"<div class='figure' role='figure' aria-label='{name}'>{_script(figure.data())}</div>"
+    name, told = escape(figure.name, quote=True), escape(figure.sentence(), quote=True)
+    note = f"<figcaption>{escape(figure.note)}</figcaption>" if figure.note else ""
+    numbers = Details("Numbers", figure.numbers()).html() if figure.y_range() else ""
+    return (
+        f"<figure class='figure' data-name='{name}' aria-label='{name}'>"
+        f"<div class='drawn' role='group' aria-label='{told}'>{script(figure.data())}</div>{note}{numbers}</figure>"
+    )
 
 
-def _script(content: Any) -> str:
-    # Inside a script element only "</" and "<!--" mean anything to a browser; both begin with "<".
-    data = json.dumps(content, allow_nan=False).replace("<", "\\u003c")
-    return f"<script type='application/json'>{data}</script>"
+def _places(titles: Sequence[str]) -> list[str]:
+    """An address within the page for each title."""
+    found: list[str] = []
+    for title in titles:
+        place = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "section"
+        found.append(place if place not in found and place != "main" else f"{place}-{len(found)}")
+    return found
+
+
+def _digest(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode()
 
 
 @cache
-def _resource(name: str) -> str:
+def resource(name: str) -> str:
+    """The text of a file beside this one."""
     return files("skipway.report").joinpath(name).read_text(encoding="utf-8")
 
 
 @cache
-def _plotly() -> str:
+def _plotly() -> tuple[str, str]:
+    """plotly.js as it is, and packed to a third of that, as the page holds it."""
     from plotly.offline import get_plotlyjs
 
-    return get_plotlyjs()
+    text = get_plotlyjs()
+    return text, base64.b64encode(zlib.compress(text.encode("utf-8"), 9)).decode()

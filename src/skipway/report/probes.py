@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import numpy as np
+
 from skipway import probe
-from skipway.probe import Result
+from skipway.probe import Landscape, Result
+from skipway.probe.landscape_plot import shared_levels
 from skipway.report.findings import finding
-from skipway.report.page import Details, Page, Plot, Section, Table
+from skipway.report.page import Details, Folded, Page, Section
+from skipway.report.plots import Plot
+from skipway.report.tables import Cell, Table, number
 
 _TITLES = {
     "gradients": ("Gradients", "How much gradient arrives at each layer, and which way round every skip it came."),
@@ -23,7 +30,12 @@ _TITLES = {
     "reuse": ("Feature reuse", "How much each layer weighs what earlier ones made (Huang et al. 2017)."),
     "shattering": ("Shattered gradients", "How alike gradients at neighbouring inputs are (Balduzzi et al. 2017)."),
 }
-_ROWS = 200
+# Rows of the numbers under each picture, and of those of all networks together.
+_ROWS, _ALL_ROWS = 200, 1200
+# More networks than this are told apart neither by colour in one figure nor, as surfaces, by a graphics card.
+_TOGETHER = 8
+# The height of many pictures side by side, and the losses that one linear scale shows.
+_LOW, _FOLD = 320, 100.0
 
 
 @dataclass(frozen=True)
@@ -39,43 +51,113 @@ class Measured:
 def probes_page(measured: Sequence[Measured], data: str, samples: int) -> str:
     """The page as HTML: what each probe found in each network, in the order given."""
     labels = list(dict.fromkeys(one.label for one in measured))
-    names = list(dict.fromkeys(one.probe for one in measured))
     return Page(
         title="What the skips do",
         question=f"What do the skips of {_listed(labels)} do?",
-        answer="\n".join(_answer(label, [one for one in measured if one.label == label]) for label in labels),
+        answer=findings(measured),
         subject=f"Measured on {samples} images of {data}.",
-        sections=[_section(name, [one for one in measured if one.probe == name]) for name in names],
+        sections=probe_sections(measured),
     ).html()
+
+
+def findings(measured: Sequence[Measured]) -> str:
+    """What the probes found, a line a network."""
+    labels = list(dict.fromkeys(one.label for one in measured))
+    return "\n".join(_answer(label, [one for one in measured if one.label == label]) for label in labels)
+
+
+def probe_sections(measured: Sequence[Measured]) -> list[Section]:
+    """A section a probe: the pictures of all networks side by side on shared scales, and their numbers."""
+    names = list(dict.fromkeys(one.probe for one in measured))
+    return [_section(name, [one for one in measured if one.probe == name]) for name in names]
 
 
 def _section(name: str, found: Sequence[Measured]) -> Section:
     title, text = _TITLES.get(name, (name.replace("_", " ").capitalize(), ""))
     compare = getattr(probe, f"compare_{name}", None)
-    if compare is not None and len(found) > 1:
+    told = " ".join(_answer(one.label, [one]) for one in found)
+    if compare is not None and 1 < len(found) <= _TOGETHER:
         joint = compare([one.result for one in found], [one.label for one in found])
-        plots = [Plot(title, joint.interactive(), joint.caption)]
+        plots = [Plot(title, joint.interactive(), joint.caption, told, joint.plot)]
     else:
-        figures = [one.result.interactive() for one in found]
+        log = _wide([one.result for one in found])
+        figures = [one.result.interactive(**({"log": True} if log else {})) for one in found]
         _share_scale(figures)
-        plots = [Plot(one.label, figure, one.result.caption) for one, figure in zip(found, figures, strict=True)]
-    return Section(title, text, [*plots, *(Details(f"Numbers: {one.label}", _table(one), one.file) for one in found)])
+        if len(found) > _TOGETHER:
+            figures = [_flat(figure) for figure in figures]
+        pictures = _pictures(found)
+        captions = {one.result.caption for one in found}
+        if len(captions) == 1 and len(found) > 1:
+            text = f"{text} {captions.pop()}"
+        plots = [
+            Plot(one.label, figure, one.result.caption if captions else "", _answer(one.label, [one]), picture)
+            for one, figure, picture in zip(found, figures, pictures, strict=True)
+        ]
+        if len(plots) > 2:
+            for plot in plots:
+                plot.figure.update_layout(height=_LOW)
+    rows = max(10, min(_ROWS, _ALL_ROWS // len(found)))
+    numbers = [_numbers(one, rows) for one in found]
+    if len(numbers) > 1:
+        return Section(title, text, [*plots, Folded(f"Numbers of the {len(found)} networks", numbers)])
+    return Section(title, text, [*plots, *numbers])
 
 
-def _table(one: Measured) -> Table:
-    frame = one.result.table().head(_ROWS)
-    rows = [[_cell(value) for value in row] for row in frame.itertuples(index=False)]
-    return Table([str(column) for column in frame.columns], rows, compact=True)
+def _numbers(one: Measured, rows: int) -> Details:
+    frame = one.result.table()
+    cells = [[_cell(value) for value in row] for row in frame.head(rows).itertuples(index=False)]
+    more = f" (the first {rows} of {len(frame)} rows)" if len(frame) > rows else ""
+    table = Table([str(column) for column in frame.columns], cells, f"{one.probe} of {one.label}", compact=True)
+    return Details(f"{one.label}{more}", table, one.file)
 
 
-def _cell(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _wide(results: Sequence[Result]) -> bool:
+    """Whether these are surfaces of losses that only a logarithm shows together."""
+    surfaces = [one.loss for one in results if isinstance(one, Landscape) and one.y is not None]
+    if not surfaces or len(surfaces) < len(results):
+        return False
+    values = np.concatenate([surface[np.isfinite(surface)] for surface in surfaces])
+    return len(values) > 0 and float(values.min()) > 0 and float(values.max()) > _FOLD * float(values.min())
+
+
+def _pictures(found: Sequence[Measured]) -> list[Callable[[], Any]]:
+    """What draws each result with matplotlib; landscapes on the levels of all."""
+    surfaces = [one.result for one in found if isinstance(one.result, Landscape) and one.result.y is not None]
+    if len(surfaces) < len(found):
+        return [one.result.plot for one in found]
+    log = _wide(surfaces)
+    return [partial(one.plot, kind="filled", log=log, levels=shared_levels(surfaces, log)) for one in surfaces]
+
+
+def _flat(figure: Any) -> Any:
+    """A surface from above: a browser holds few pictures in space at once."""
+    import plotly.graph_objects as go
+
+    surfaces = [trace for trace in figure.data if trace.type == "surface"]
+    if not surfaces:
+        return figure
+    bar = surfaces[0].colorbar
+    flat = go.Figure([
+        go.Contour(x=one.x, y=one.y, z=one.z, colorscale=one.colorscale, zmin=one.cmin, zmax=one.cmax, ncontours=24,
+                   colorbar={"title": bar.title.text, "len": 1.0, "thickness": 9, "outlinewidth": 0})
+        for one in surfaces
+    ])  # fmt: skip
+    flat.update_layout(
+        margin={"l": 36, "r": 8, "t": 12, "b": 28}, xaxis={"constrain": "domain"},
+        yaxis={"scaleanchor": "x", "constrain": "domain"},
+    )  # fmt: skip
+    return flat
+
+
+def _cell(value: Any) -> str | Cell:
+    value = value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    return number(value if math.isfinite(value) else None)
 
 
 def _share_scale(figures: Sequence[Any]) -> None:
     """Give the same plot of several networks one range: of heights and colours, or of the upright axis."""
-    import numpy as np
-
     if len(figures) < 2:
         return
     traces = [trace for figure in figures for trace in figure.data if getattr(trace, "z", None) is not None]
@@ -97,8 +179,6 @@ def _share_scale(figures: Sequence[Any]) -> None:
 
 
 def _share_axis(figures: Sequence[Any]) -> None:
-    import numpy as np
-
     # Several panels in one figure have an axis each, and share none with each other.
     if any("yaxis2" in figure.layout for figure in figures):
         return

@@ -1,194 +1,258 @@
-"""The report of a study: the answer, the tables, the curves and the gradients behind it."""
+"""The report of a study: the answer with its uncertainty, how it was found, and every number behind it."""
 
 from __future__ import annotations
 
-import math
+import dataclasses
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from skipway.report import Facts, Figure, Line, Page, Panel, Section, Table
+from skipway.report import Cell, Code, Facts, Page, Section, Table
+from skipway.report.tables import number
+from skipway.study.answer import Asked
+from skipway.study.differences import LEVEL, Comparison
 from skipway.study.measures import written
+from skipway.study.page_declaration import toml
+from skipway.study.page_figures import answer_figure, curve_figures, gradient_figure, spaced
+from skipway.study.page_networks import networks_section
+from skipway.study.page_probes import probes_sections
 from skipway.study.records import Record
-from skipway.study.summary import Spread
+from skipway.study.summary import Spread, by_variant, summarise
 
 if TYPE_CHECKING:
-    import skipway.study.results
+    from skipway.study.results import Results
+
+_RECIPE = (
+    "optimizer", "learning_rate", "schedule", "warm_up", "momentum", "weight_decay", "batch_size", "accumulate", "clip",
+    "precision", "epochs", "steps", "seconds", "every",
+)  # fmt: skip
 
 
-def study_page(results: skipway.study.results.Results, target: Path) -> str:
-    """The page as HTML; links to the records are relative to `target`, where it will lie."""
-    records = results.records
-    first = records[0]
-    subject = f"{first.data['name']}: {len(records)} trials."
+def study_page(results: Results, target: Path) -> Page:
+    """The page of a study; links to the records are relative to `target`, where it will lie."""
+    records, asked = results.records, results.answer.asked
+    gradients = gradient_figure(records, asked)
     return Page(
-        title=results.study.name,
-        question=results.answer.asked.text,
+        title=f"Study: {results.study.name}",
+        question=asked.text,
         answer=results.answer.sentence,
-        subject=subject,
+        subject=_subject(results),
         sections=[
+            _found(results),
             Section(
-                "Networks",
-                "Errors after the last epoch, measured in evaluation mode: mean over seeds, and from the lowest to the "
-                "highest seed. Seconds are those of one trial.",
-                [_networks(results)],
+                "Variants",
+                "Numbers after the last round: the mean over seeds and, where seeds differ, the lowest and the "
+                "highest. Each seed leads to its record.",
+                [_variants(results, target)],
             ),
-            Section(
-                "Training curves",
-                "Error by epoch, mean over seeds; the band runs from the lowest to the highest seed. Networks without "
-                "skips stand first, and all panels share one scale.",
-                [_curves(records)],
+            *(
+                [
+                    Section(
+                        "Training curves",
+                        "What was measured after each round, in evaluation mode: the mean over seeds, with a band from "
+                        "the lowest seed to the highest. All panels of a figure share one scale.",
+                        figures,
+                    )
+                ]
+                if (figures := curve_figures(records, asked))
+                else []
             ),
-            Section(
-                "Gradient norm by layer",
-                "Norm of the training loss's gradient in each weight layer, from the input to the output, at the first "
-                "and at the last step: geometric mean over seeds, with the band from the lowest to the highest.",
-                [_gradients(records)],
+            *(
+                [
+                    Section(
+                        "Gradient norm by layer",
+                        "Norm of the training loss's gradient in each weight layer, from the input to the output, at "
+                        "the first and at the last step: geometric mean over seeds, with a band from the lowest to the "
+                        "highest.",
+                        [gradients],
+                    )
+                ]
+                if gradients is not None
+                else []
             ),
-            Section("Trials", "", [_trials(results, target)]),
+            *probes_sections(results, target),
+            *networks_section(results),
+            Section("Trials", _outcome(results), [_trials(results, target), *_failed(results)]),
             Section("How the answer is found", results.answer.rule),
-            Section("Recipe", _recipe_text(), [_recipe(first), _versions(records)]),
+            Section("How it was done", _done(results), _recipe(results)),
         ],
-    ).html()
+    )
 
 
-def _networks(results: skipway.study.results.Results) -> Table:
-    shown = results.shown_measures()
+def address(folder: Path, name: str, target: Path) -> str:
+    """Where a file of the study's folder is found from the page."""
+    return quote(Path(os.path.relpath(folder.absolute() / name, target.absolute().parent)).as_posix())
+
+
+def quantity_cell(measure: str, spread: Spread | None) -> Cell:
+    """A cell of a number over seeds, written as people write the measure."""
+    if spread is None:
+        return Cell("–")
+    differ = spread.high > spread.low
+    low, high = (spread.low, spread.high) if differ else (None, None)
+    # The unit stands behind the mean.
+    ends = [written(measure, value).removesuffix(" %") for value in (spread.low, spread.high)]
+    note = " to ".join(ends) if differ else ""
+    return Cell(written(measure, spread.mean), spread.mean, note, low, high)
+
+
+def differences_table(asked: Asked, comparisons: Sequence[Comparison]) -> Table:
+    """Every comparison with the baseline: both numbers, the difference with its interval, and what follows."""
+    places = list(dict.fromkeys(name for one in comparisons for name in one.where))
+    unit = "rounds" if asked.reach is not None else asked.measure
     rows = [
         [
-            summary.model,
-            summary.skip,
-            f"{summary.seeds} ({summary.diverged} diverged)" if summary.diverged else str(summary.seeds),
-            *(summary.values[name].text(name) if name in summary.values else "" for name in shown),
+            *(one.where.get(name, "") for name in places), one.value, quantity_cell(unit, one.ours),
+            quantity_cell(unit, one.theirs), _difference(unit, one), number(one.seeds), one.verdict,
         ]
-        for summary in results.summaries
-    ]
-    return Table(["model", "skip", "seeds", *(name.replace("_", " ") for name in shown)], rows)
+        for one in comparisons
+    ]  # fmt: skip
+    columns = [*map(spaced, places), spaced(asked.compare), asked.quantity, f"of '{asked.baseline}'"]
+    return Table([*columns, f"difference ({LEVEL:.0%} interval)", "seeds", "verdict"], rows, "Differences")
 
 
-def _trials(results: skipway.study.results.Results, target: Path) -> Table:
-    rows, links = [], []
+def _difference(unit: str, one: Comparison) -> Cell:
+    if one.difference is None or one.low is None or one.high is None:
+        return Cell("–")
+    factor, ending = (100.0, " points") if unit.endswith("error") else (1.0, "")
+    mean, low, high = (f"{factor * value:+.3g}" for value in (one.difference, one.low, one.high))
+    note = f"{low} to {high}" if one.seeds > 1 else ""
+    return Cell(f"{mean}{ending}", one.difference, note, one.low, one.high)
+
+
+def _subject(results: Results) -> str:
+    first, about = results.records[0], results.study.about
+    told = []
+    for data in {record.data["fingerprint"]: record.data for record in results.records}.values():
+        sizes = [f"{_count(data[part])} {words}" for part, words in _PARTS if part in data]
+        shape = data.get("shape")
+        pixels = f", {' x '.join(map(str, shape[1:]))} pixels" if shape else ""
+        classes = f", {data['classes']} classes" if "classes" in data else ""
+        told.append(f"{data['name']}: {' and '.join(sizes)}{pixels}{classes}.")
+    variants, seeds = len(by_variant(results.records)), len({record.seed for record in results.records})
+    trials = f"{_plural(len(results.records), 'trial')}: {_plural(variants, 'variant')}, {_plural(seeds, 'seed')}"
+    rounds = max(record.rounds for record in results.records)
+    length = f", {_plural(rounds, round_name(first))} each" if rounds else ""
+    return "\n".join(part for part in (f"{' '.join(told)} {trials}{length}.", about) if part)
+
+
+_PARTS = (("train", "training examples"), ("test", "test examples"), ("held_out", "held out"))
+
+
+def round_name(record: Record) -> str:
+    """What a round of a trial is."""
+    every = record.recipe.get("every")
+    return "epoch" if every is None else f"round of {every} steps"
+
+
+def _found(results: Results) -> Section:
+    answer = results.answer
+    figure = answer_figure(results.records, answer.asked)
+    tables = [differences_table(answer.asked, answer.comparisons)] if answer.comparisons else []
+    text = (
+        f"{answer.asked.quantity.capitalize()}: every {spaced(answer.asked.compare)} against "
+        f"'{answer.asked.baseline}', seed by seed."
+    )
+    return Section("What was found", text, [*([figure] if figure is not None else []), *tables])
+
+
+def _axes(records: Sequence[Record]) -> list[str]:
+    return list(dict.fromkeys(name for record in records for name in record.labels))
+
+
+def _columns(records: Sequence[Record]) -> list[str]:
+    """The columns that say which variant a row is: the network, and every axis that varies and is not in its name."""
+    return ["model", *(name for name in _axes(records) if name != "model")]
+
+
+def _named(record: Record, columns: Sequence[str]) -> list[str]:
+    return [record.model if name == "model" else record.labels.get(name, "") for name in columns]
+
+
+def _variants(results: Results, target: Path) -> Table:
+    shown, asked = results.shown_measures(), results.answer.asked.measure
+    columns = _columns(results.records)
+    largest = max((s.values[asked].high for s in results.summaries if asked in s.values), default=0.0)
+    rows: list[list[str | Cell]] = []
+    for group in by_variant(results.records):
+        summary = summarise(group)[0]
+        cells = [quantity_cell(name, summary.values.get(name)) for name in shown]
+        if asked in shown and asked in summary.values and largest > 0:
+            place = shown.index(asked)
+            bar = summary.values[asked].mean / (1.0 if asked.endswith("error") else largest)
+            cells[place] = dataclasses.replace(cells[place], bar=bar)
+        links = [
+            (f"{record.seed}{' (diverged)' if record.diverged else ''}",
+             address(results.folder, f"trials/{record.id}.json", target))
+            for record in group
+        ]  # fmt: skip
+        rows.append([*_named(group[0], columns), Cell("", links=links), *cells])
+    return Table([*map(spaced, columns), "seeds", *map(spaced, shown)], rows, "Variants")
+
+
+def _trials(results: Results, target: Path) -> Table:
+    shown, columns = results.shown_measures(), _columns(results.records)
+    rows: list[list[str | Cell]] = []
     for record in results.records:
-        value = record.value(record.judge)
-        outcome = [written(record.judge, value) if value is not None else ""]
-        if record.diverged is not None:
-            outcome = [f"diverged in epoch {record.diverged['epoch']}"]
-        rows.append([record.model, record.skip, str(record.seed), *outcome, "record"])
-        path = results.folder.absolute() / "trials" / f"{record.id}.json"
-        links.append(quote(Path(os.path.relpath(path, target.absolute().parent)).as_posix()))
-    columns = ["model", "skip", "seed", results.records[0].judge.replace("_", " "), "raw data"]
-    return Table(columns, rows, links=links, compact=True)
+        values = [(name, record.value(name)) for name in shown]
+        cells = [Cell("–") if value is None else Cell(written(name, value), value) for name, value in values]
+        ended = f"diverged in round {record.diverged['epoch']}" if record.diverged else "finished"
+        link = address(results.folder, f"trials/{record.id}.json", target)
+        rows.append([*_named(record, columns), str(record.seed), Cell(ended, link=link), *cells])
+    return Table([*map(spaced, columns), "seed", "record", *map(spaced, shown)], rows, "Trials", compact=True)
 
 
-def _curves(records: Sequence[Record]) -> Figure:
-    depths = sorted({record.depth or 0 for record in records})
-    panels = []
-    titles = _skip_titles(records)
-    plain = {record.skip for record in records if record.plain}
-    for skip in sorted(titles, key=lambda skip: skip not in plain):
-        lines = []
-        for place, depth in enumerate(depths):
-            group = [record for record in records if (record.skip, record.depth or 0) == (skip, depth)]
-            for weight, curves in enumerate(
-                ([r.curves.get("train_error", []) for r in group], [r.curves.get("test_error", []) for r in group])
-            ):
-                spreads = _by_place(curves, logarithmic=False)
-                epochs = list(range(1, len(spreads) + 1))
-                lines.append(_line(epochs, spreads, place, weight, factor=100.0))
-        panels.append(Panel(titles[skip], lines))
-    return Figure(
-        name="Training curves",
-        panels=panels,
-        x_title="epoch",
-        y_title="error, %",
-        colours=[f"{depth} layers" for depth in depths],
-        weights=("training", "test"),
-        palette="ordered",
-    )
+def _failed(results: Results) -> list[Table]:
+    if not results.failed:
+        return []
+    return [Table(["trial", "why it failed"], [list(one) for one in results.failed], "Trials that failed")]
 
 
-def _gradients(records: Sequence[Record]) -> Figure:
-    titles = _skip_titles(records)
-    panels = []
-    for model in _in_order(record.model for record in records):
-        lines = []
-        for place, skip in enumerate(titles):
-            group = [record for record in records if (record.skip, record.model) == (skip, model)]
-            steps = [r.first_gradients for r in group], [r.last_gradients for r in group]
-            for weight, norms in enumerate(steps):
-                spreads = _by_place(norms, logarithmic=True)
-                layers = list(range(1, len(spreads) + 1))
-                lines.append(_line(layers, spreads, place, weight, labels=group[0].layers[: len(spreads)]))
-        panels.append(Panel(model, lines))
-    return Figure(
-        name="Gradient norm by layer",
-        panels=panels,
-        x_title="weight layer, from the input",
-        y_title="gradient norm",
-        colours=list(titles.values()),
-        weights=("first step", "last step"),
-        log_y=True,
-    )
+def _outcome(results: Results) -> str:
+    lost = sum(record.diverged is not None for record in results.records)
+    missing = len(results.study.trials()) - len(results.records) - len(results.failed)
+    parts = [f"{_plural(len(results.records), 'trial')} finished"]
+    parts += [f"{lost} of them diverged"] if lost else []
+    parts += [f"{len(results.failed)} failed"] if results.failed else []
+    parts += [f"{missing} not run yet"] if missing > 0 else []
+    return f"{', '.join(parts)}."
 
 
-def _recipe_text() -> str:
+def _done(results: Results) -> str:
     return (
-        "Every trial is trained alike: SGD with momentum under a one-cycle learning rate, cross-entropy, images "
-        "normalised by channel, no augmentation. A seed decides the initial weights and the order of the images, "
-        "the same for every network; the same seed gives the same numbers again on the same machine."
+        "Every trial is trained alike but for the axes that vary, which stand in its row of the tables. A seed decides "
+        "the initial weights and the order of the examples, the same for every network; the same seed gives the same "
+        "numbers again on the same machine. What varies between trials is listed with all its values."
     )
 
 
-def _recipe(record: Record) -> Facts:
-    names = {"epochs": "epochs", "batch_size": "batch size", "learning_rate": "highest learning rate"}
-    names |= {"momentum": "momentum", "weight_decay": "weight decay", "width": "width of the first stage"}
-    facts = {shown: str(record.recipe[name]) for name, shown in names.items() if record.recipe.get(name) is not None}
-    return Facts({**facts, "data fingerprint": str(record.data["fingerprint"])})
-
-
-def _versions(records: Sequence[Record]) -> Facts:
+def _recipe(results: Results) -> list[Facts | Code]:
+    records = results.records
+    facts = {spaced(name): _listed(record.recipe.get(name) for record in records) for name in _RECIPE}
+    facts |= {"data fingerprint": _listed(record.data["fingerprint"] for record in records)}
     # Trials of one study may have been trained on different days, with what was installed then.
-    return Facts({name: ", ".join(_in_order(r.versions[name] for r in records)) for name in records[0].versions})
+    names = dict.fromkeys(name for record in records for name in record.versions)
+    versions = {spaced(name): _listed(record.versions.get(name) for record in records) for name in names}
+    return [
+        Facts({name: text for name, text in facts.items() if text}),
+        Facts(versions),
+        Code(toml(results.study.declaration()), "The study as it was declared"),
+    ]
 
 
-def _skip_titles(records: Sequence[Record]) -> dict[str, str]:
-    """What the panels call each skip of the study, in the study's order."""
-    return {record.skip: "plain (no skips)" if record.plain else record.skip for record in records}
+def _listed(values: Iterable[object]) -> str:
+    return ", ".join(dict.fromkeys(_shown(value) for value in values if value is not None))
 
 
-def _in_order(values: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(values))
+def _shown(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _by_place(series: Sequence[Sequence[float | None]], logarithmic: bool) -> list[Spread | None]:
-    """The spread over series at every place, None where no series has a number there."""
-    spreads: list[Spread | None] = []
-    for place in range(max((len(values) for values in series), default=0)):
-        here = [values[place] for values in series if place < len(values)]
-        known = [value for value in here if value is not None and (value > 0 or not logarithmic)]
-        if not known:
-            spreads.append(None)
-        elif logarithmic:
-            mean = math.exp(sum(math.log(value) for value in known) / len(known))
-            spreads.append(Spread(mean, min(known), max(known)))
-        else:
-            spreads.append(Spread.of(known))
-    return spreads
+def _count(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(len(value)) if isinstance(value, list) else str(value)
 
 
-def _line(
-    x: Sequence[int],
-    spreads: Sequence[Spread | None],
-    colour: int,
-    weight: int,
-    factor: float = 1.0,
-    labels: Sequence[str] | None = None,
-) -> Line:
-    banded = any(spread is not None and spread.high > spread.low for spread in spreads)
-    mean, low, high = (
-        [None if spread is None else factor * getattr(spread, name) for spread in spreads]
-        for name in ("mean", "low", "high")
-    )
-    return Line(x, mean, colour, weight, low if banded else None, high if banded else None, labels)
+def _plural(count: int, word: str) -> str:
+    return f"{count} {word if count == 1 else word.replace('round ', 'rounds ', 1) if ' ' in word else word + 's'}"

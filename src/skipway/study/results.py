@@ -71,7 +71,7 @@ class Results:
         target = self.folder / "report.html" if path is None else Path(path).expanduser()
         with storage(target.parent):
             target.parent.mkdir(parents=True, exist_ok=True)
-            write_text(target, study_page(self, target))
+            write_text(target, study_page(self, target).html())
         return target
 
 

@@ -59,7 +59,7 @@ def _traced(network: nn.Module, label: str, task: str, offered: Mapping[str, Any
     try:
         # As it is measured: what training draws and leaves out is no part of the network's skips.
         network.eval()
-        for inputs in _examples(network, task, offered):
+        for inputs in examples(network, task, offered):
             try:
                 return trace(network, *inputs)
             except SkipwayError as error:
@@ -70,7 +70,8 @@ def _traced(network: nn.Module, label: str, task: str, offered: Mapping[str, Any
     raise SkipwayError(f"{label} does not take these data: {str(failure).splitlines()[0]}") from failure
 
 
-def _examples(network: nn.Module, task: str, offered: Mapping[str, Any]) -> list[tuple[Tensor, ...]]:
+def examples(network: nn.Module, task: str, offered: Mapping[str, Any]) -> list[tuple[Tensor, ...]]:
+    """Inputs of a network as the data of a task give them, the likeliest first, where its parameters lie."""
     first = next(network.parameters(), None)
     device = "cpu" if first is None else str(first.device)
     if task in ("classification", "segmentation"):
