@@ -31,7 +31,7 @@ def torchvision_source(name: str, settings: Settings, weights: bool) -> Source:
         if settings.offered.get("in_channels", 3) != 3:
             raise SkipwayError(
                 f"torchvision's {name} takes images of 3 channels, and these have {settings.offered['in_channels']}; "
-                "timm's networks take any number"
+                "our own families ('skipway models') take any number"
             )
         options["num_classes"] = settings.offered["num_classes"]
         if home.endswith(".vision_transformer") and "image_size" in settings.offered:
