@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 # More names than this nobody reads in an error.
 _READABLE = 50
@@ -17,10 +17,13 @@ class MissingExtra(SkipwayError, ImportError):
     """A part that only some users need is not installed; the message names the extra that brings it."""
 
 
-def choose(kind: str, name: object, allowed: Iterable[str], where: str = "") -> str:
+def choose(
+    kind: str, name: object, allowed: Iterable[str], where: str = "", aliases: Mapping[str, str] | None = None
+) -> str:
     """Return `name` if it is one of `allowed`; otherwise raise with the nearest match and what is allowed.
 
-    Of many names it shows a few; `where` says where all of them are listed.
+    Of many names it shows a few; `where` says where all of them are listed. `aliases` are words that people use for
+    some of the names: they are no names, but tell which one is meant.
 
     >>> choose("skip", "rezero", ["residual", "rezero"])
     'rezero'
@@ -29,6 +32,9 @@ def choose(kind: str, name: object, allowed: Iterable[str], where: str = "") -> 
     if isinstance(name, str) and name in options:
         return name
     near = difflib.get_close_matches(str(name), options, n=3)
+    word = "".join(letter for letter in str(name).lower() if letter.isalnum())
+    if (meant := (aliases or {}).get(word)) is not None:
+        near = [meant, *(one for one in near if one != meant)]
     suggestion = f"did you mean '{near[0]}'? " if near else ""
     if len(options) > _READABLE:
         shown = near[1:] or options[:3]

@@ -48,6 +48,11 @@ SLIPS: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: sw.Skip(conv(8, 8), "rezro", channels=8),
         "no skip 'rezro'; did you mean 'rezero'? allowed: none, residual",
     ),
+    "what people call a sum": (
+        lambda: sw.Skip(conv(8, 8), "add", channels=8),
+        "no skip 'add'; did you mean 'residual'? allowed: none, residual",
+    ),
+    "what people call no skip": (lambda: sw.Skip(conv(8, 8), "No Skip", channels=8), "did you mean 'none'?"),
     "nothing like it": (lambda: sw.Skip(conv(8, 8), "xyz", channels=8), "no skip 'xyz'; allowed: none, residual"),
     "description of an unknown name": (lambda: connect.describe("hihgway"), "did you mean 'highway'?"),
     "class instead of value": (
@@ -284,3 +289,10 @@ def test_each_slip_gives_one_clear_sentence(slip: str) -> None:
 
 def test_the_error_is_a_value_error() -> None:
     assert issubclass(sw.SkipwayError, ValueError)
+
+
+def test_every_alias_tells_a_name_and_is_none():
+    from skipway.connect import presets
+
+    assert set(presets._ALIASES.values()) <= set(connect.names())
+    assert not set(presets._ALIASES) & set(connect.names())

@@ -20,6 +20,40 @@ from skipway.connect.shortcuts import Identity, Projection, ZeroPad
 from skipway.errors import SkipwayError, choose
 
 _PRESETS: dict[str, Callable[[], Kind]] = {}
+# What people call some of them, letters and digits only.
+_ALIASES = {
+    **dict.fromkeys(("plain", "no", "off", "false", "without", "noskip", "noskips"), "none"),
+    **dict.fromkeys(
+        (
+            "add",
+            "addition",
+            "additive",
+            "sum",
+            "identity",
+            "skip",
+            "shortcut",
+            "standard",
+            "resnet",
+            "yes",
+            "true",
+            "on",
+        ),
+        "residual",
+    ),
+    **dict.fromkeys(("cat", "concatenate", "concatenation", "unet"), "concat"),
+    **dict.fromkeys(("densenet", "denselyconnected"), "dense"),
+    **dict.fromkeys(("se", "senet", "squeezeexcitation", "squeezeandexcitation"), "squeeze-excite"),
+    **dict.fromkeys(("drop", "droppath", "droplayer", "layerdrop"), "stochastic-depth"),
+    **dict.fromkeys(("gate", "gated"), "highway"),
+    **dict.fromkeys(("preln", "prelayernorm"), "pre-norm"),
+    **dict.fromkeys(("postln", "postlayernorm"), "post-norm"),
+    **dict.fromkeys(("preact", "preactresnet", "resnetv2", "v2"), "pre-activation"),
+    **dict.fromkeys(("optiona", "padding", "pad"), "zero-pad"),
+    "optionb": "projection",
+    "optionc": "projection-everywhere",
+    "resnetd": "pooled-projection",
+    "attention": "attention-gate",
+}
 _FIELDS: dict[type, str] = {
     Scale: "scale",
     Gate: "gate",
@@ -67,7 +101,7 @@ def describe(name: str) -> str:
     >>> describe("none")
     'y = F(x): no skip, the plain network.'
     """
-    return " ".join((inspect.getdoc(_PRESETS[choose("skip", name, _PRESETS)]) or "").split())
+    return " ".join((inspect.getdoc(_PRESETS[choose("skip", name, _PRESETS, aliases=_ALIASES)]) or "").split())
 
 
 def resolve(skip: str | Kind) -> Kind:
@@ -79,7 +113,7 @@ def resolve(skip: str | Kind) -> Kind:
     ReZero(initial=0.0, learned=True, per='tensor', depth_power=0.0)
     """
     if isinstance(skip, str):
-        return _PRESETS[choose("skip", skip, _PRESETS)]()
+        return _PRESETS[choose("skip", skip, _PRESETS, aliases=_ALIASES)]()
     for part, field in _FIELDS.items():
         if isinstance(skip, part):
             given = type(skip).__name__
