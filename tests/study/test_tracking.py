@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from skipway.errors import SkipwayError
-from skipway.study import Trained, train
+from skipway.study import Study, Trained, train
 from skipway.study.loop import Loop
 from skipway.study.tracking import Track, tracking
 
@@ -96,3 +96,43 @@ def test_a_tracker_is_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
 def test_trackers_are_named():
     with pytest.raises(SkipwayError, match="did you mean 'mlflow'"), tracking("mlfow", Track(Path(), "", "", "")):
         pass
+
+
+def _study(logger: str) -> Study:
+    return Study(
+        name="kinds", depth=[8], seeds=[0, 1], width=4, limit=64, epochs=2, batch_size=16, skip=["none", "rezero"],
+        logger=logger,
+    )  # fmt: skip
+
+
+def test_each_trial_of_a_study_is_a_run(tmp_path: Path):
+    accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    study = _study("tensorboard")
+    records = study.run(tmp_path, quiet=True).records
+    assert sorted(path.name for path in (tmp_path / "tensorboard").iterdir()) == sorted(record.id for record in records)
+    for record in records:
+        events = accumulators.EventAccumulator(str(tmp_path / "tensorboard" / record.id)).Reload()
+        told = [event.value for event in events.Scalars("test_error")]
+        assert told == pytest.approx(record.curves["test_error"], rel=1e-6)
+        settings = (tmp_path / "tensorboard" / record.id / "hparams.yaml").read_text()
+        assert f"seed: {record.seed}" in settings
+        assert f"skip: {record.skip}" in settings
+    # How it is tracked makes no other study.
+    assert [record.id for record in _study("csv").run(tmp_path, quiet=True).records] == [r.id for r in records]
+
+
+@pytest.mark.filterwarnings("default")
+def test_mlflow_holds_a_study_as_an_experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    mlflow = pytest.importorskip("mlflow")
+    pytest.importorskip("sqlalchemy")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    records = _study("mlflow").run(tmp_path, workers=2, quiet=True).records
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    runs = client.search_runs([client.get_experiment_by_name("kinds").experiment_id])
+    assert sorted(run.info.run_name for run in runs) == sorted(record.title for record in records)
+    for run in runs:
+        (record,) = [record for record in records if record.title == run.info.run_name]
+        assert run.data.params["skip"] == record.skip
+        assert run.data.params["seed"] == str(record.seed)
+        history = client.get_metric_history(run.info.run_id, "test_error")
+        assert [point.value for point in history] == record.curves["test_error"]

@@ -23,6 +23,7 @@ from skipway.study.plan import Plan, make_plan
 from skipway.study.problems import DataChoice, Problem
 from skipway.study.question import Question
 from skipway.study.recipe import OPTIMIZERS, PRECISIONS, SCHEDULES, check_number, check_whole
+from skipway.study.tracking import LoggerName
 from skipway.study.variants import AS_BUILT, Trial, Variant, connection, make_variants, plain_value
 
 if TYPE_CHECKING:
@@ -73,7 +74,9 @@ class Study(BaseModel):
     `seconds` say for how long. `equal` chooses widths so that the compared networks have as many parameters or
     multiply-adds as the first. `probes` are run on the networks that the first seed trained: names of
     `skipway.probe`, or {"name": "landscape", "steps": 21}. `experiment` says what a trial is: "train", or an experiment
-    of `skipway.probe` that builds its own networks. Raises SkipwayError for what cannot be built or trained.
+    of `skipway.probe` that builds its own networks. `logger` tells a tracker of every trial ("tensorboard", "mlflow" or
+    "wandb"), and under torchrun each trial is trained by all processes, by `strategy` "ddp" or "fsdp": neither makes
+    another study. Raises SkipwayError for what cannot be built or trained.
 
     >>> study = Study(depth=[8, 14], seeds=[0], epochs=1)
     >>> [trial.title for trial in study.trials()][:2]
@@ -94,6 +97,8 @@ class Study(BaseModel):
     seeds: Sequence[int] = (0, 1, 2)
     equal: Literal["parameters", "multiply-adds"] | None = None
     probes: Sequence[Any] = ()
+    logger: LoggerName = "csv"
+    strategy: Literal["ddp", "fsdp"] = "ddp"
 
     data: Any = "digits"
     limit: int | Sequence[int] | None = None

@@ -5,6 +5,7 @@ This module imports lightning, which takes seconds: it is imported where a trial
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import time
@@ -17,9 +18,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
 from skipway.errors import SkipwayError
+from skipway.study import distributed
 from skipway.study.declaration import Study
 from skipway.study.determinism import WEIGHTS, derive, isolated, versions
 from skipway.study.experiments import EXPERIMENTS, Outcome
+from skipway.study.keeping import Reporter, Tracker
 from skipway.study.loop import Diverged, Loop, fit
 from skipway.study.measures import cost_of_a_step
 from skipway.study.order import Order
@@ -27,9 +30,12 @@ from skipway.study.plan import check_fit, make_order, one_thread
 from skipway.study.probing import probe_path, read_probe, run_probe, sums
 from skipway.study.problems import Problem
 from skipway.study.records import Record, write_json
+from skipway.study.status import reporting, status_path
 from skipway.study.tasks.classification import Classification
 from skipway.study.tasks.task import Task
+from skipway.study.tracking import Track, tracking
 from skipway.study.variants import Trial, connection
+from skipway.torchrun import writes
 
 Tell = Callable[[int, float], None]
 # Steps that are timed before a training that is to take so many seconds.
@@ -60,7 +66,7 @@ class GradientNorms(Callback):
     def _now(self) -> list[float]:
         weights = [layer.weight for layer in self.layers.values()]
         # A branch that stochastic depth left out of this step has no gradient: its share of the loss is none.
-        return [0.0 if weight.grad is None else float(weight.grad.norm()) for weight in weights]
+        return [0.0 if weight.grad is None else distributed.length(weight.grad) for weight in weights]
 
 
 def weight_layers(network: nn.Module, task: Task) -> dict[str, Any]:
@@ -99,35 +105,56 @@ def run_trial(study: Study, trial: Trial, trial_id: str, problem: Problem, folde
     `tell` is called at every step with the round and the share of the trial that is done. What probes find is kept in
     the study's folder. Ctrl-C comes out as KeyboardInterrupt, and the checkpoint of the last whole round stays.
     """
-    if study.experiment != "train":
-        return _experiment(study, trial, trial_id, problem, folder)
+    with reporting(status_path(folder, trial_id)):
+        if study.experiment != "train":
+            return _experiment(study, trial, trial_id, problem, folder)
+        return _train(study, trial, trial_id, problem, folder, tell)
+
+
+def _train(study: Study, trial: Trial, trial_id: str, problem: Problem, folder: Path, tell: Tell) -> Record:
     variant, plan = trial.variant, study.plan(trial.variant, problem)
-    task, recipe = study_task(problem.task), plan.recipe
+    # A study declares what a step sees, whatever number of processes share it.
+    recipe = dataclasses.replace(plan.recipe, batch_size=distributed.share_of(plan.recipe.batch_size))
+    task = study_task(problem.task)
+    judge = "test_error" if isinstance(task, Classification) else task.judge[0]
     checkpoint = folder / "unfinished" / f"{trial_id}.ckpt"
     with isolated(one_thread(task, recipe)):
         torch.manual_seed(derive(trial.seed, 0, WEIGHTS))
         network = study.build(variant, problem)
         check_fit(network, variant.model, task)
+        distributed.check_strategy(study.strategy, network, recipe.compile)
         order = make_order(task, recipe, trial.seed)
         cost = cost_of_a_step(network, task, order)
         seconds = variant.settings.get("seconds")
         epochs, steps = plan.epochs, plan.steps
         if seconds is not None:
-            epochs, steps = None, _steps_for(seconds, network, task, recipe, order, checkpoint.with_suffix(".steps"))
+            kept = checkpoint.with_suffix(".steps")
+            found_steps = _steps_for(seconds, network, task, recipe, order, kept) if writes() else 0
+            epochs, steps = None, distributed.agree(found_steps)
         loop = Loop(network, task, recipe, order, epochs, steps, plan.every)
         gradients = GradientNorms(weight_layers(network, task), loop.steps)
+        facts = {"model": variant.model, "skip": variant.label, **variant.labels, "seed": trial.seed}
+        watchers = [gradients, Reporter(loop, status_path(folder, trial_id), judge), Tracker(loop, facts)]
+        track = Track(folder, study.name, trial.title, trial_id, part=trial_id)
+        strategy = distributed.trainer_options(study.strategy, network)
         diverged = None
-        try:
-            fit(loop, checkpoint, tell, gradients)
-        except Diverged:
-            diverged = {"epoch": loop.current_epoch + 1, "step": loop.global_step + 1}
+        with tracking(study.logger, track) as logger:
+            try:
+                fit(loop, checkpoint, tell, *watchers, logger=logger, **strategy)
+            except Diverged:
+                diverged = {"epoch": loop.current_epoch + 1, "step": loop.global_step + 1}
+        if distributed.is_sharded(network):
+            weights = distributed.whole_state(network)
+            network = study.build(variant, problem)
+            if writes():
+                network.load_state_dict(weights)
         network.eval().to("cpu")
         found = _probe(study, trial, trial_id, network, task, folder) if diverged is None else {}
         return Record(
             diverged=diverged,
             depth=getattr(network, "depth", variant.depth),
             task=task.kind,
-            judge="test_error" if isinstance(task, Classification) else task.judge[0],
+            judge=judge,
             curves={name: _finite(loop.curves.get(name, [])) for name in loop.curves or _curve_names(loop)},
             measures={
                 "seconds": round(loop.seconds, 3),
@@ -202,7 +229,7 @@ def _probe(
 ) -> dict[str, float | None]:
     """What the study's probes find in a trained network, which one seed's networks stand for all seeds in."""
     found: dict[str, float] = {}
-    if trial.seed != study.seeds[0]:
+    if trial.seed != study.seeds[0] or not writes():
         return {}
     for asked in study.probes:
         name, settings = read_probe(asked)
