@@ -42,6 +42,15 @@ def test_train_says_what_came_out_and_predict_uses_it(
     code, out, err = _run(monkeypatch, capsys, "predict", run, str(tmp_path / "one.png"))
     assert code == 0, err
     assert re.fullmatch(r".*one\.png: \d \(\d+\.\d%\)\n", out)
+    assert err == ""
+    for name in ("large.png", "larger.png"):
+        Image.fromarray(np.kron(digit, np.ones((2, 2), dtype=np.uint8))).save(tmp_path / name)
+    code, out, err = _run(
+        monkeypatch, capsys, "predict", run, *(str(tmp_path / n) for n in ("large.png", "larger.png"))
+    )
+    assert code == 0, err
+    assert out.count("\n") == 2
+    assert err == "skipway: images of 16 x 16 are brought to 8 x 8, which the network learned from\n"
 
 
 def test_a_text_is_gone_on_with(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path):
@@ -60,6 +69,18 @@ def test_a_text_is_gone_on_with(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert len(out.rstrip("\n")) == 12
 
 
+def test_a_network_of_hugging_face_and_its_plain_twin(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    pytest.importorskip("transformers")
+    sizes = ["hidden_size=8", "num_hidden_layers=1", "num_attention_heads=2", "intermediate_size=8", "patch_size=4"]
+    options = [word for size in sizes for word in ("--option", size)]
+    small = ["--limit", "40", "--epochs", "1", "--skip", "none", "--out", str(tmp_path)]
+    code, out, err = _run(monkeypatch, capsys, "train", "hf:ViTConfig", *options, *small)
+    assert code == 0, err
+    assert "validation error" in out
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -67,6 +88,9 @@ def test_a_text_is_gone_on_with(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
         (["train", "resnet8", "--option", "width"], "--option 'width' lacks its value"),
         (["train", "resnet8", "--skip", "Residual(drop=2.0)"], "a drop rate lies in [0, 1), not 2.0"),
         (["train", "resnet8", "--languages", "en"], "--languages takes two endings"),
+        (["train", "resnet8", "--skip", "add"], "no skip 'add'; did you mean 'residual'?"),
+        (["train", "hf:VitConfig"], "transformers has no 'VitConfig'; did you mean 'ViTConfig'"),
+        (["train", "hf:GPT2Config"], "transformers has no model of GPT2Config for classification"),
         (["train", "unet"], "unet is for images with masks (segmentation), and the data are images in classes"),
         (["predict", "/nowhere", "x.png"], "is no folder of 'skipway train'"),
     ],

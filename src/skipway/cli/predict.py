@@ -30,7 +30,7 @@ def predict(
     from skipway.study import prediction
 
     given = [line.rstrip("\n") for line in sys.stdin] if inputs == ["-"] else inputs
-    for one in prediction.predict(
+    found = prediction.predict(
         folder,
         given,
         out=out,
@@ -38,7 +38,10 @@ def predict(
         length=length,
         temperature=temperature,
         seed=seed,
-    ):
+    )
+    for note in dict.fromkeys(one.note for one in found if one.note):
+        print(f"skipway: {note}", file=sys.stderr)
+    for one in found:
         if one.path is not None:
             print(f"{one.given}: {one.path} ({one.answer})")
         elif one.probability is not None:

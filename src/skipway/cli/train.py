@@ -30,23 +30,34 @@ _DATA = (
     "multi30k.train.de, multi30k.val.en ..."
 )
 _OF_TASK = "as the task needs"
+_MODEL = (
+    "One of 'skipway models'; hf:CONFIG-CLASS or hf:FOLDER, timm:NAME, torchvision:NAME; or package.module:factory. "
+    "They are built for the data, and trained from scratch."
+)
+_SKIP = (
+    "A name of 'skipway connections', a value such as 'Residual(drop=0.5)', or for a U-Net one a level, with commas "
+    "between. Of a model from outside, 'none' is its plain twin, 'residual' its residual one, and any other is put in "
+    "the place of its skips."
+)
 
 
 def train(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="One of 'skipway models', or package.module:factory.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=_MODEL)],
     data: Annotated[str, typer.Option(metavar="NAME|PATH", help=_DATA)] = "digits",
     skip: Annotated[
         str | None,
         typer.Option(
             metavar="KIND",
-            help="A name of 'skipway connections', a value such as 'Residual(drop=0.5)', or for a U-Net one a level, "
-            "with commas between.",
+            help=_SKIP,
             show_default="as published",
         ),
     ] = None,
     option: Annotated[
         list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="An option of the model, such as width=8. Several: repeat it."),
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="An option of the model, such as width=8; of hf:NAME a field of its configuration. Repeat it.",
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Where everything is kept.", show_default="runs/MODEL-DATA")

@@ -21,13 +21,15 @@ from skipway.study.training import load_network
 class Prediction:
     """What a network makes of one input: in words, and where that is a file, its path.
 
-    `answer` is a class, the prompt and what follows it, or a translation; `probability` is that of the class.
+    `answer` is a class, the prompt and what follows it, or a translation; `probability` is that of the class. A `note`
+    says what was done to the input first.
     """
 
     given: str
     answer: str
     probability: float | None = None
     path: Path | None = None
+    note: str = ""
 
 
 def predict(
@@ -78,14 +80,16 @@ def _classified(network: nn.Module, facts: dict[str, Any], data: dict[str, Any],
     channels, height, width = facts["shape"]
     size = data["image_size"]
     pixels = decode([path], str(path), size)
+    note = ""
     if tuple(pixels.shape[2:]) != (height, width):
         given = f"{pixels.shape[2]} x {pixels.shape[3]}"
         if height != width:
             raise SkipwayError(f"'{path}' is {given}, and the network learned from images of {height} x {width}")
         pixels = decode([path], str(path), height)
+        note = f"images of {given} are brought to {height} x {width}, which the network learned from"
     probabilities = network(_normalised(pixels, facts, channels, path)).softmax(dim=1)[0]
     best = int(probabilities.argmax())
-    return Prediction(str(path), facts["class_names"][best], float(probabilities[best]))
+    return Prediction(str(path), facts["class_names"][best], float(probabilities[best]), note=note)
 
 
 def _segmented(network: nn.Module, facts: dict[str, Any], path: Path, out: Path | None) -> Prediction:
