@@ -1,3 +1,4 @@
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -79,17 +80,12 @@ def test_wandb_stays_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.parametrize("logger", ["tensorboard", "mlflow", "wandb"])
 @pytest.mark.usefixtures("no_shape_checks")
 def test_a_tracker_is_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logger: str):
-    places = {
-        "tensorboard": ["pytorch.loggers.tensorboard._TENSORBOARD_AVAILABLE",
-                        "fabric.loggers.tensorboard._TENSORBOARD_AVAILABLE",
-                        "fabric.loggers.tensorboard._TENSORBOARDX_AVAILABLE"],
-        "mlflow": ["pytorch.loggers.mlflow._MLFLOW_AVAILABLE"],
-        "wandb": ["pytorch.loggers.wandb._WANDB_AVAILABLE"],
-    }  # fmt: skip
-    for place in places[logger]:
-        monkeypatch.setattr(f"lightning.{place}", False)
+    find = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: None if name == logger else find(name, *rest))
     with pytest.raises(SkipwayError, match=rf"^the logger '{logger}' needs the package '{logger}': pip install"):
         _train(tmp_path, logger)
+    with pytest.raises(SkipwayError, match=rf"^the logger '{logger}' needs the package"):
+        _study(logger).run(tmp_path, quiet=True)
 
 
 @pytest.mark.usefixtures("no_shape_checks")

@@ -61,6 +61,17 @@ def run(
     ] = None,
     workers: Workers = None,
     engine: Engine = "local",
+    logger: Annotated[
+        str | None,
+        typer.Option(help="Tell tensorboard, mlflow or wandb of every trial.", show_default="as the study says"),
+    ] = None,
+    strategy: Annotated[
+        str | None,
+        typer.Option(
+            help="Under torchrun: ddp, each process has the whole network; fsdp, a share of it.",
+            show_default="as the study says",
+        ),
+    ] = None,
 ) -> None:
     """Run a study from its declaration."""
     if writes():
@@ -68,8 +79,8 @@ def run(
     from skipway.study.files import read_study
 
     changes = dict(_setting(text) for text in settings or ())
-    if data is not None:
-        changes["data"] = data
+    given = {"data": data, "logger": logger, "strategy": strategy}
+    changes |= {name: value for name, value in given.items() if value is not None}
     declared = read_study(study, changes)
     _run(declared, out or Path("runs") / declared.name, workers, engine)
 

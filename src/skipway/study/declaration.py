@@ -19,11 +19,12 @@ from skipway.errors import SkipwayError, choose
 from skipway.models.registry import find
 from skipway.study.building import build_network, read_skip
 from skipway.study.data import check_source
+from skipway.study.distributed import check_processes
 from skipway.study.plan import Plan, make_plan
 from skipway.study.problems import DataChoice, Problem
 from skipway.study.question import Question
 from skipway.study.recipe import OPTIMIZERS, PRECISIONS, SCHEDULES, check_number, check_whole
-from skipway.study.tracking import LoggerName
+from skipway.study.tracking import LoggerName, check_logger
 from skipway.study.variants import AS_BUILT, Trial, Variant, connection, make_variants, plain_value
 
 if TYPE_CHECKING:
@@ -357,6 +358,9 @@ class Study(BaseModel):
 
         if workers is not None:
             check_whole("workers", workers, 1)
+        # Else every trial would fail by itself, for the same reason.
+        check_logger(self.logger)
+        check_processes(self.strategy)
         return run_study(self, Path(folder), workers, quiet, engine=engine, **options)
 
 

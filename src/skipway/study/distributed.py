@@ -42,15 +42,20 @@ def agree(value: Any) -> Any:
     return said[0]
 
 
-def check_strategy(strategy: str, network: nn.Module, compiled: bool) -> None:
-    """Raise SkipwayError where a network cannot be trained as "ddp" or "fsdp" in the processes that there are."""
-    if choose("strategy", strategy, STRATEGIES) == "ddp":
-        return
-    if processes() == 1:
+def check_processes(strategy: str) -> None:
+    """Raise SkipwayError for a strategy that there is not, or that takes more processes than one."""
+    if choose("strategy", strategy, STRATEGIES) == "fsdp" and processes() == 1:
         raise SkipwayError(
             "strategy fsdp divides a network among several processes, and this is a single one: "
             "start it with torchrun --nproc-per-node 2 -m skipway ..., or leave the strategy out"
         )
+
+
+def check_strategy(strategy: str, network: nn.Module, compiled: bool) -> None:
+    """Raise SkipwayError where a network cannot be trained as "ddp" or "fsdp" in the processes that there are."""
+    check_processes(strategy)
+    if strategy == "ddp":
+        return
     if any(isinstance(module, Dropper) and module.rate and module.mode == "batch" for module in network.modules()):
         raise SkipwayError(
             "stochastic depth leaves a branch out in one process and not in another, and under fsdp each needs its "

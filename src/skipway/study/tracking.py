@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,6 +35,12 @@ class Track:
     part: str = ""
 
 
+def check_logger(logger: str) -> None:
+    """Raise SkipwayError for a logger that there is not, and MissingExtra for one that is not installed."""
+    if choose("logger", logger, LOGGERS) != "csv" and importlib.util.find_spec(logger) is None:
+        raise missing_extra(logger, logger, f"the logger '{logger}'")
+
+
 @contextlib.contextmanager
 def tracking(logger: str, track: Track) -> Iterator[Any]:
     """Lightning's logger of that name for the time of one training; False for "csv", which a training writes anyway.
@@ -41,17 +48,14 @@ def tracking(logger: str, track: Track) -> Iterator[Any]:
     Everything stays in `folder`: MLflow writes to mlflow.db unless MLFLOW_TRACKING_URI says otherwise, and Weights &
     Biases is offline unless WANDB_MODE is online. Raises MissingExtra for a tracker that is not installed.
     """
-    choose("logger", logger, LOGGERS)
+    check_logger(logger)
     if logger == "csv" or not writes():
         yield False
         return
     # Neither may tell its makers anything that the user has not asked for.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-    try:
-        made = {"tensorboard": _tensorboard, "mlflow": _mlflow, "wandb": _wandb}[logger](track)
-    except ModuleNotFoundError:
-        raise missing_extra(logger, logger, f"the logger '{logger}'") from None
+    made = {"tensorboard": _tensorboard, "mlflow": _mlflow, "wandb": _wandb}[logger](track)
     try:
         yield made
     finally:
