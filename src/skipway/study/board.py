@@ -113,11 +113,7 @@ class Board:
         return found
 
     def line(self) -> str:
-        """The counts and the time left in one line.
-
-        >>> Board([Row("a"), Row("b", state="done", share=1.0, seconds=60.0)]).line()
-        '1 of 2 done, 1 waiting, about 1:00 left'
-        """
+        """The counts and the time left in one line: "1 of 2 done, 1 waiting, about 1:00 left"."""
         counts = self.counts()
         told = [f"{counts.pop('done', 0)} of {len(self.rows)} done", *(f"{n} {state}" for state, n in counts.items())]
         if (left := self.left()) is not None and {"running", "waiting"} & set(counts):
@@ -184,7 +180,7 @@ class Board:
 def duration(seconds: float) -> str:
     """A time as people write it.
 
-    >>> duration(5.2), duration(125), duration(3723)
+    >>> duration(5.2), duration(125.0), duration(3723.0)
     ('0:05', '2:05', '1:02:03')
     """
     minutes, rest = divmod(round(seconds), 60)
