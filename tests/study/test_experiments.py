@@ -51,7 +51,7 @@ def test_construction_is_that_of_the_probe(tmp_path: Path):
 
 
 def test_symmetry_breaking_is_probed_in_trained_networks(tmp_path: Path):
-    study = read_study("symmetry-breaking", {"limit": 100, "epochs": 1, "width": 4, "seeds": [0], "depth": [8]})
+    study = read_study("symmetry-breaking", {"limit": 100, "epochs": 1, "width": 4, "seeds": [0, 1], "depth": [8]})
     for record in study.run(tmp_path, quiet=True).records:
         kept = probe.load(tmp_path / "probes" / record.id / "singularities.npz")
         assert isinstance(kept, probe.Singularities)
@@ -90,6 +90,7 @@ def test_principal_components_keep_what_varies_most():
         ({"experiment": "identity", "options": {"deeper": 4}}, "no option of the experiment 'identity' 'deeper'"),
         ({"experiment": "construction", "skip": ["none"]}, "no axis of the experiment 'construction' 'skip'"),
         ({"experiment": "constructoin"}, "did you mean 'construction'"),
+        ({"probes": [{"name": "gradients", "seeds": "last"}]}, "no seeds of a probe 'last'; allowed: first, all"),
     ],
 )
 def test_what_an_experiment_has_no_use_for_is_refused(changes: dict[str, Any], sentence: str):

@@ -34,6 +34,8 @@ def check_probes(asked: Sequence[Any]) -> None:
         allowed = [key for key in inspect.signature(getattr(probe, name)).parameters if key not in _SETTLED]
         for key in settings:
             choose(f"argument of the probe '{name}'", key, allowed)
+        if isinstance(one, Mapping):
+            choose("seeds of a probe", one.get("seeds", "first"), ("first", "all"))
 
 
 def read_probe(asked: Any) -> tuple[str, dict[str, Any]]:
@@ -46,7 +48,18 @@ def read_probe(asked: Any) -> tuple[str, dict[str, Any]]:
         return asked, {}
     if not isinstance(asked, Mapping) or "name" not in asked:
         raise SkipwayError(f'a probe is a name, or a table such as {{name = "landscape", steps = 21}}; not {asked!r}')
-    return str(asked["name"]), {key: value for key, value in asked.items() if key != "name"}
+    return str(asked["name"]), {key: value for key, value in asked.items() if key not in ("name", "seeds")}
+
+
+def probes_of(asked: Sequence[Any], first: bool) -> list[Any]:
+    """Those of a study's probes that are run on the networks of a seed, which is its first or a further one.
+
+    The first seed's networks stand for the others', unless a probe says `seeds = "all"`.
+
+    >>> probes_of(["gradients", {"name": "singularities", "seeds": "all"}], first=False)
+    [{'name': 'singularities', 'seeds': 'all'}]
+    """
+    return [one for one in asked if first or (isinstance(one, Mapping) and one.get("seeds") == "all")]
 
 
 def run_probe(name: str, settings: Mapping[str, Any], network: nn.Module, task: Task) -> Result:

@@ -27,7 +27,7 @@ from skipway.study.loop import Diverged, Loop, fit
 from skipway.study.measures import cost_of_a_step
 from skipway.study.order import Order
 from skipway.study.plan import check_fit, make_order, one_thread
-from skipway.study.probing import probe_path, read_probe, run_probe, sums
+from skipway.study.probing import probe_path, probes_of, read_probe, run_probe, sums
 from skipway.study.problems import Problem
 from skipway.study.records import Record, write_json
 from skipway.study.status import reporting, status_path
@@ -204,7 +204,7 @@ def _experiment(study: Study, trial: Trial, trial_id: str, problem: Problem, fol
     with isolated(True):
         torch.manual_seed(derive(trial.seed, 0, WEIGHTS))
         outcome: Outcome = experiment.run(trial.variant, trial.seed, problem)
-    for name, result in outcome.results.items():
+    for name, result in outcome.results.items() if writes() else ():
         path = probe_path(folder, trial_id, name)
         path.parent.mkdir(parents=True, exist_ok=True)
         result.save(path)
@@ -227,11 +227,11 @@ def _experiment(study: Study, trial: Trial, trial_id: str, problem: Problem, fol
 def _probe(
     study: Study, trial: Trial, trial_id: str, network: nn.Module, task: Task, folder: Path
 ) -> dict[str, float | None]:
-    """What the study's probes find in a trained network, which one seed's networks stand for all seeds in."""
+    """What the study's probes find in a trained network, as far as they are for those of its seed."""
     found: dict[str, float] = {}
-    if trial.seed != study.seeds[0] or not writes():
+    if not writes():
         return {}
-    for asked in study.probes:
+    for asked in probes_of(study.probes, trial.seed == study.seeds[0]):
         name, settings = read_probe(asked)
         path = probe_path(folder, trial_id, name)
         path.parent.mkdir(parents=True, exist_ok=True)
