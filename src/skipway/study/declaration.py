@@ -74,10 +74,11 @@ class Study(BaseModel):
     Without one, `optimizer`, `learning_rate` and the like are as the data's task needs them; `epochs`, `steps` or
     `seconds` say for how long. `equal` chooses widths so that the compared networks have as many parameters or
     multiply-adds as the first. `probes` are run on the networks that the first seed trained: names of
-    `skipway.probe`, or {"name": "landscape", "steps": 21}, with "seeds": "all" on those of every seed. `experiment` says what a trial is: "train", or an experiment
-    of `skipway.probe` that builds its own networks. `logger` tells a tracker of every trial ("tensorboard", "mlflow" or
-    "wandb"), and under torchrun each trial is trained by all processes, by `strategy` "ddp" or "fsdp": neither makes
-    another study. Raises SkipwayError for what cannot be built or trained.
+    `skipway.probe`, or {"name": "landscape", "steps": 21}, with "seeds": "all" on those of every seed. `experiment`
+    says what a trial is: "train", or an experiment of `skipway.probe` that builds its own networks. `logger` tells a
+    tracker of every trial ("tensorboard", "mlflow" or "wandb"), and under torchrun each trial is trained by all
+    processes, by `strategy` "ddp" or "fsdp": neither makes another study. Raises SkipwayError for what cannot be built
+    or trained.
 
     >>> study = Study(depth=[8, 14], seeds=[0], epochs=1)
     >>> [trial.title for trial in study.trials()][:2]
