@@ -76,8 +76,10 @@ def trainer_options(strategy: str, network: nn.Module) -> dict[str, Any]:
         # A checkpoint is one file, whole, so that any number of processes can go on with it.
         chosen = ModelParallelStrategy(processes(), 1, save_distributed_checkpoint=False)
     else:
-        # A branch that stochastic depth leaves out has no gradient to exchange.
-        unused = any(isinstance(module, Dropper) for module in network.modules())
+        from skipway.edit import history
+
+        # A branch that stochastic depth leaves out has no gradient to exchange, nor has a projection that was cut.
+        unused = any(isinstance(module, Dropper) for module in network.modules()) or bool(history(network))
         chosen = DDPStrategy(find_unused_parameters=unused)
     return {"strategy": chosen, "devices": local, "num_nodes": processes() // local}
 
