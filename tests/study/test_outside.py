@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from PIL import Image
 from tests.study.outside_nets import GPT2, NETS, RESNET, VIT
 
 from skipway.graph import trace
-from skipway.study import Trained, predict, train
+from skipway.study import Study, Trained, predict, train
 
 BERT = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
 
@@ -88,3 +89,43 @@ def test_a_skip_with_values_is_kept_and_read_again(tmp_path: Path):
     trained = _digits(tmp_path, f"{NETS}:residual", skip=Residual(drop=0.3), epochs=1)
     assert "drop" in json.loads((tmp_path / "run.json").read_text())["training"]["skip"]
     assert len(trace(trained.network(), torch.ones(1, 1, 8, 8)).skips) == 2
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "values"),
+    [("hf:ViTConfig", VIT, {}), (f"{NETS}:plain", {"width": 4}, {"depth": [2, 3]}), (f"{NETS}:residual", {}, {})],
+)
+def test_a_study_compares_twins(tmp_path: Path, model: str, options: dict[str, Any], values: dict[str, Any]):
+    if model.startswith("hf:"):
+        pytest.importorskip("transformers")
+    chosen = {name: value for name, value in options.items() if name != "width"}
+    study = Study(
+        model=model, skip=["none", "residual"], options=chosen, data="digits", limit=60, epochs=1, seeds=[0],
+        optimizer="adamw", **values, **({"width": 4} if "width" in options else {}),
+    )  # fmt: skip
+    results = study.run(tmp_path, quiet=True)
+    assert len(results.records) == 2 * len(values.get("depth", [0]))
+    plain, residual = results.records[:2]
+    assert (plain.plain, residual.plain) == (True, False)
+    assert plain.measures["parameters"] == residual.measures["parameters"]
+    assert plain.curves["loss"] != residual.curves["loss"]
+    assert plain.first_gradients
+    assert len(list(results.table()["skip"].unique())) == 2
+
+
+def test_a_network_that_was_rewritten_is_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    source = (
+        "from torch import nn\n"
+        "def net(num_classes, in_channels):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64 * in_channels, num_classes))\n"
+    )
+    (tmp_path / "rewritten.py").write_text(source)
+    study = Study(model="rewritten:net", skip="none", data="digits", limit=40, epochs=1, seeds=[0])
+    (first,) = study.run(tmp_path / "runs", quiet=True).records
+    (again,) = study.run(tmp_path / "runs", quiet=True).records
+    assert again.id == first.id
+    (tmp_path / "rewritten.py").write_text(source + "# longer by a remark\n")
+    monkeypatch.delitem(sys.modules, "rewritten")
+    (other,) = study.run(tmp_path / "runs", quiet=True).records
+    assert other.id != first.id

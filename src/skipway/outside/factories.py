@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import inspect
 import pkgutil
@@ -52,6 +53,12 @@ def factory_source(module_name: str, attribute: str, settings: Settings) -> Sour
         return model
 
     return Source(label, build, guesses, shapes_suffice=False, guessed=True, takes_skip="skip" in arguments)
+
+
+def written_in(module_name: str) -> str | None:
+    """A hash of the file that a module is written in, where there is one."""
+    path = getattr(_module(module_name), "__file__", None)
+    return None if path is None else hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
 
 
 def _arguments(factory: Callable[..., Any], label: str, settings: Settings) -> dict[str, Any]:

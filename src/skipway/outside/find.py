@@ -60,3 +60,17 @@ def hides(spec: str, options: Mapping[str, Any]) -> bool:
     from skipway.outside.huggingface import sees_both_sides
 
     return sees_both_sides(name, options)
+
+
+def fingerprint(spec: str) -> str | None:
+    """A hash of the file in which a function of the user's own is written; None where a name means no such function.
+
+    >>> fingerprint("hf:ViTConfig") is None
+    True
+    """
+    library, colon, _ = spec.partition(":")
+    if not colon or library in _LIBRARIES:
+        return None
+    from skipway.outside.factories import written_in
+
+    return written_in(library)

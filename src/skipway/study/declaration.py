@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, fie
 from skipway import connect
 from skipway.errors import SkipwayError, choose
 from skipway.models.registry import find
+from skipway.outside import fingerprint
 from skipway.study.building import build_network, read_skip
 from skipway.study.data import check_source
 from skipway.study.distributed import check_processes
@@ -308,6 +309,8 @@ class Study(BaseModel):
             "fingerprint": problem.facts["fingerprint"],
             "recipe": self.recipe(trial.variant, problem),
         }
+        if (written := fingerprint(trial.variant.model)) is not None:
+            determining["source"] = written
         digest = hashlib.sha256(json.dumps(determining, sort_keys=True, default=repr).encode()).hexdigest()
         readable = re.sub(r"[^a-z0-9.]+", "-", trial.title.lower()).strip("-")
         return f"{readable[:80]}-{digest[:10]}"
