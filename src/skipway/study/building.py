@@ -7,6 +7,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from skipway import connect, models, outside
@@ -117,7 +118,9 @@ def _value(node: ast.expr) -> Any:
 
 def _from_outside(model: str, settings: outside.Settings) -> nn.Module:
     assert settings.task is not None
-    source = outside.find(model, settings)
+    # A module may draw numbers when it is imported, which happens once: the same weights are drawn behind it each time.
+    with torch.random.fork_rng(devices=[]):
+        source = outside.find(model, settings)
     network = source.built()
     network = outside.answering(copy.deepcopy(network) if source.ready else network, settings.task)
     if settings.skip is None or source.takes_skip:
