@@ -7,7 +7,6 @@ are torchvision's, so that its weights load as they are and a seed builds the sa
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,7 +19,7 @@ from skipway.connect import Dense, Kind, Residual, Site, ZeroPad, fill, resolve
 from skipway.connect.layers import overwritable
 from skipway.errors import SkipwayError, choose
 from skipway.models.densenet_layers import DenseBlock, DenseLayer, Transition
-from skipway.models.densenet_routes import MEMORY, Memory, alone, together
+from skipway.models.densenet_routes import MEMORY, Memory, alone, stem_together, together
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,8 @@ class DenseNetPlan:
 class Features(nn.Sequential):
     """The stem, blocks with transitions between them, and the last norm, in the order they run.
 
-    A dense block and the norm behind it run as one where that is possible (see `DenseNet`).
+    A dense block and the norm behind it run as one where that is possible (see `DenseNet`), and so do the norm, ReLU
+    and pooling of a stem.
     """
 
     memory: Memory = "shared"
@@ -75,14 +75,16 @@ class Features(nn.Sequential):
         if self.memory != "plain" and x.ndim == 4 and alone(x):
             # A stem of this layout hands on what the buffer holds, and runs faster in it.
             x = x.contiguous(memory_format=torch.channels_last)
-        modules: Iterator[nn.Module] = iter(self)
-        for module in modules:
-            if not isinstance(module, DenseBlock):
-                x = module(x)
+        modules, k = list(self), 0
+        while k < len(modules):
+            module = modules[k]
+            if isinstance(module, DenseBlock):
+                behind = modules[k + 1]
+                joined = together(module, behind, x, self.memory)
+                x, k = behind(module(x)) if joined is None else joined, k + 2
                 continue
-            behind = next(modules)
-            joined = together(module, behind, x, self.memory)
-            x = behind(module(x)) if joined is None else joined
+            joined = stem_together(modules[k : k + 3], x, self.memory)
+            x, k = (module(x), k + 1) if joined is None else (joined, k + 3)
         return x
 
 

@@ -14,17 +14,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# The most numbers in a scratch, and the share of the buffer's that it has at most: small enough for the caches beside
-# what is read and written, and for the memory; large enough that its pieces are few.
-_SCRATCH, _SHARE = 2**21, 4
+# The most numbers in a scratch, the share of the buffer's that it has at most, and what it may have however small the
+# buffer: small enough for the caches beside what is read and written, and for the memory; large enough that its pieces
+# are few.
+_SCRATCH, _SHARE, _LEAST = 2**21, 4, 2**19
 
 
 @dataclass
 class Block:
-    """How a dense block runs, and behind its forward pass the batch statistics (mean and variance) of each norm.
+    """How a dense block runs, and behind its forward pass the batch statistics of each norm.
+
+    They are the mean, and the inverse of the standard deviation, (variance + eps)^(-1/2).
 
     `bottleneck` says that layers hold two convolutions, `pools` that a transition follows rather than a bare norm,
-    `keeps` that the bottleneck's output is kept for the backward pass. `dtype` is what maps are kept in.
+    `keeps` that the bottleneck's output is kept for the backward pass. `dtype` is what maps are kept in and
+    convolutions take; statistics, norms and the sums of gradients are in single precision at least.
     """
 
     layers: int
@@ -43,15 +47,15 @@ class Block:
 
 
 class Buffer:
-    """The maps of a block as rows of pixels, and mean and variance that the channels had before they were written."""
+    """The maps of a block as rows of pixels, and mean and inverse deviation of each channel before its norm."""
 
     def __init__(self, block: Block, n: int, h: int, w: int, channels: int, filled: Tensor | None = None) -> None:
         self.block, self.shape, self.count = block, (n, h, w), n * h * w
         self.exact = torch.promote_types(block.dtype, torch.float32)
         self.rows = torch.empty(self.count, channels, dtype=block.dtype) if filled is None else filled
-        self.mean, self.var = torch.empty(2, channels, dtype=self.exact)
-        self._scratch = min(_SCRATCH, self.rows.numel() // _SHARE)
-        # One scratch for relu(norm(...)), and where maps are kept in a lower precision its copy in that.
+        self.mean, self.inverse = torch.empty(2, channels, dtype=self.exact)
+        self._scratch = min(_SCRATCH, max(_LEAST, self.rows.numel() // _SHARE))
+        # One scratch for relu(norm(...)), and where convolutions take a lower precision its copy in that.
         self.scratch = torch.empty(0, dtype=self.exact)
         self.lower = torch.empty(0, dtype=block.dtype)
 
@@ -62,21 +66,19 @@ class Buffer:
 
     def write(self, start: int, value: Tensor) -> None:
         """Put maps behind the channels that are there, normalised by their statistics."""
-        value = value.to(self.block.dtype)
-        if not (value.is_contiguous() or value.is_contiguous(memory_format=torch.channels_last)):
-            value = value.contiguous()
-        mean, var = statistics(value)
-        self.put(start, torch.native_batch_norm(value, None, None, mean, var, False, 0.0, self.block.eps)[0])
+        value, mean, inverse = normalised(value.to(self.block.dtype), self.block.eps)
+        self.put(start, value)
         channels = slice(start, start + value.shape[1])
-        self.mean[channels], self.var[channels] = mean, var
+        self.mean[channels], self.inverse[channels] = mean, inverse
 
     def affine(self, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
         """A norm of maps that are normalised already, as a factor and a summand."""
         return scale.to(self.exact), shift.to(self.exact)
 
     def chunks(self, channels: int) -> Iterator[slice]:
-        """The pixels, in pieces that fit the cache."""
-        step = max(64, self._scratch // channels)
+        """The pixels, in pieces of about one size that fit the cache."""
+        pieces = -(-self.count * channels // self._scratch)
+        step = max(64, -(-self.count // pieces))
         for start in range(0, self.count, step):
             yield slice(start, min(start + step, self.count))
 
@@ -92,24 +94,24 @@ class Buffer:
         m, c = rows.stop - rows.start, len(factor)
         if self.scratch.numel() < m * c:
             self.scratch = torch.empty(m * c, dtype=self.exact)
-        y = self.scratch[: m * c].view(m, c)
+        y = self.scratch.as_strided((m, c), (c, 1))
         source = self.rows[rows, :c]
         if source.dtype != self.exact:
             source = y.copy_(source)
         return torch.addcmul(summand, source, factor, out=y).relu_()
 
     def lowered(self, y: Tensor) -> Tensor:
-        """What was read, in the precision of the maps; the next overwrites it."""
+        """What was read, in the precision that convolutions take; the next overwrites it."""
         if self.block.dtype == self.exact:
             return y
         if self.lower.numel() < y.numel():
             self.lower = torch.empty(y.numel(), dtype=self.block.dtype)
-        return self.lower[: y.numel()].view(y.shape).copy_(y)
+        return self.lower.as_strided(y.shape, y.stride()).copy_(y)
 
     def read_images(self, images: slice, factor: Tensor, summand: Tensor) -> Tensor:
-        """relu(norm(...)) of some images, in the precision of the maps."""
+        """relu(norm(...)) of some images, exactly; the next reading overwrites it."""
         _, h, w = self.shape
-        y = self.lowered(self.read(slice(images.start * h * w, images.stop * h * w), factor, summand))
+        y = self.read(slice(images.start * h * w, images.stop * h * w), factor, summand)
         return y.view(-1, h, w, len(factor)).permute(0, 3, 1, 2)
 
     def squeeze(self, matrix: Tensor, affine: tuple[Tensor, Tensor], summand: Tensor | None = None) -> Tensor:
@@ -130,7 +132,7 @@ class Buffer:
         weight = weight.to(self.block.dtype)
         y = torch.empty((n, len(weight), h, w), dtype=self.block.dtype, memory_format=torch.channels_last)
         for images in self.images():
-            y[images] = F.conv2d(self.read_images(images, *affine), weight, padding=1)
+            y[images] = F.conv2d(self.lowered(self.read_images(images, *affine)), weight, padding=1)
         return y
 
     def leave(self, behind: Sequence[Tensor], affine: tuple[Tensor, Tensor]) -> Tensor:
@@ -145,18 +147,21 @@ class Buffer:
         shape = (n, matrix.shape[1], h // 2, w // 2)
         out = torch.empty(shape, dtype=self.block.dtype, memory_format=torch.channels_last)
         for images in self.images():
-            pooled = rows_of(last(F.avg_pool2d(self.read_images(images, factor, summand), 2)))
-            torch.mm(pooled, matrix, out=rows_of(out[images]))
+            pooled = F.avg_pool2d(self.read_images(images, factor, summand), 2).to(self.block.dtype)
+            torch.mm(rows_of(last(pooled)), matrix, out=rows_of(out[images]))
         return out
 
 
-def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of each channel over a batch, in at least single precision."""
-    exact = torch.promote_types(x.dtype, torch.float32)
-    if exact == x.dtype:
-        return torch.batch_norm_update_stats(x, None, None, 1.0)
-    mean, var = torch.zeros(2, x.shape[1], dtype=exact)
-    return torch.batch_norm_update_stats(x, mean, var, 1.0)
+def normalised(
+    x: Tensor, eps: float, scale: Tensor | None = None, shift: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """norm(x) by the batch, with each channel's mean and inverse deviation in at least single precision."""
+    if not (x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)):
+        x = x.contiguous()
+    if scale is None and x.dtype == torch.bfloat16:
+        # Without weights in single precision it would round the statistics too.
+        scale, shift = torch.ones(x.shape[1]), torch.zeros(x.shape[1])
+    return torch.native_batch_norm(x, scale, shift, None, None, True, 0.0, eps)
 
 
 def last(x: Tensor) -> Tensor:

@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from skipway.models.densenet_buffer import Block, Buffer, last, rows_of, statistics
+from skipway.models import densenet_bottleneck
+from skipway.models.densenet_buffer import Block, Buffer, last, normalised, rows_of
 from skipway.models.densenet_gradients import Gradients
 
 
@@ -73,19 +74,21 @@ def _forward(block: Block, x: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor
     for layer in layers:
         scale, shift, weight = layer[:3]
         affine = buffer.affine(scale, shift)
-        block.statistics.append((buffer.mean[: len(scale)], buffer.var[: len(scale)]))
+        block.statistics.append((buffer.mean[: len(scale)], buffer.inverse[: len(scale)]))
         if not block.bottleneck:
             value = buffer.convolve(weight, affine)
         else:
             z = buffer.squeeze(weight.flatten(1).to(block.dtype), affine)
-            mean, var = statistics(z)
-            kept += [z, mean, var] if block.keeps else [mean, var]
-            block.statistics.append((mean, var))
-            value = F.conv2d(_activated(z, mean, var, layer, block.eps), layer[5].to(block.dtype), padding=1)
+            y, mean, inverse = normalised(z, block.eps, layer[3], layer[4])
+            kept += [z, mean, inverse] if block.keeps else [mean, inverse]
+            del z
+            block.statistics.append((mean, inverse))
+            value = F.conv2d(y.relu_(), layer[5].to(block.dtype, memory_format=torch.channels_last), padding=1)
+            del y
         buffer.write(weight.shape[1], value)
     out = buffer.leave(behind, buffer.affine(behind[0], behind[1]))
-    block.statistics.append((buffer.mean, buffer.var))
-    return out, [buffer.rows, buffer.var, *kept]
+    block.statistics.append((buffer.mean, buffer.inverse))
+    return out, [buffer.rows, buffer.inverse, *kept]
 
 
 def _backward(
@@ -94,7 +97,7 @@ def _backward(
     layers, behind = block.split(weights)
     n, _, h, w = x.shape
     buffer = Buffer(block, n, h, w, kept[0].shape[1], kept[0])
-    back = Gradients(buffer, kept[1])
+    back = Gradients(buffer, kept[1], [*(layer[0] for layer in layers), behind[0]])
     found: list[Tensor] = list(back.leave(behind, gradient))
     each = 3 if block.keeps else 2
     for k in reversed(range(block.layers)):
@@ -105,28 +108,14 @@ def _backward(
         if not block.bottleneck:
             found = [*back.through_images(scale, shift, weight, arriving), *found]
             continue
-        *z, mean, var = kept[2 + k * each : 2 + (k + 1) * each]
+        *z, mean, inverse = kept[2 + k * each : 2 + (k + 1) * each]
         inner = z[0] if z else buffer.squeeze(weight.flatten(1).to(block.dtype), buffer.affine(scale, shift))
         back.forget()
-        y = _activated(inner, mean, var, layer, block.eps)
-        passed, into_weight, _ = torch.ops.aten.convolution_backward(
-            arriving, y, layer[5].to(block.dtype), None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [True, True, False]
-        )
-        passed = last(passed)
-        torch.ops.aten.threshold_backward.grad_input(passed, y, 0, grad_input=passed)
-        del y
-        deeper, into_scale, into_shift = torch.ops.aten.native_batch_norm_backward(
-            passed, inner, layer[3], None, None, mean, (var + block.eps).rsqrt(), True, block.eps, [True, True, True]
-        )
-        del passed, inner
+        deeper, *second = densenet_bottleneck.through(block, layer, inner, mean, inverse, arriving)
+        del inner
         first = back.through(scale, shift, weight, rows_of(last(deeper)))
         # What lives longer than its layer adds to the most that is held.
         del deeper, arriving
-        found = [*first, into_scale, into_shift, into_weight.to(layer[5].dtype), *found]
+        found = [*first, *second, *found]
     into_x = back.take(0, x.shape[1])
     return [into_x.to(x.dtype), *found]
-
-
-def _activated(z: Tensor, mean: Tensor, var: Tensor, layer: Sequence[Tensor], eps: float) -> Tensor:
-    """relu(norm(z)) of a bottleneck's output."""
-    return torch.native_batch_norm(z, layer[3], layer[4], mean, var, False, 0.0, eps)[0].relu_()

@@ -21,11 +21,12 @@ _SMALL_SCALE = 0.03
 class Gradients:
     """The gradients of a buffer's maps, as sums over those that read them, and what batch norm subtracts from each."""
 
-    def __init__(self, buffer: Buffer, var: Tensor) -> None:
+    def __init__(self, buffer: Buffer, inverse: Tensor, scales: Sequence[Tensor]) -> None:
         self.buffer, exact = buffer, buffer.exact
         self.block = buffer.block
         self.rows = torch.empty(buffer.rows.shape, dtype=exact)
-        self.inverse = (var + self.block.eps).rsqrt()
+        self.inverse, self._share = inverse, inverse / -buffer.count
+        self.some_small = bool(torch.cat(tuple(scales)).abs().min() < _SMALL_SCALE)
         # Of the gradient by the normalised maps: its sum, and its product with them.
         self.sums, self.products = torch.zeros(2, buffer.rows.shape[1], dtype=exact)
         self.scratch = torch.empty(0, dtype=exact)
@@ -34,11 +35,9 @@ class Gradients:
     def take(self, start: int, width: int) -> Tensor:
         """The whole gradient of some channels, by what they were before they were normalised."""
         channels, (n, h, w) = slice(start, start + width), self.buffer.shape
-        inverse = self.inverse[channels]
-        share = inverse / -self.buffer.count
-        maps = self.buffer.rows[:, channels].to(self.buffer.exact)
-        g = torch.addcmul(share * self.sums[channels], self.rows[:, channels], inverse)
-        g.addcmul_(maps, share * self.products[channels])
+        share = self._share[channels]
+        g = torch.addcmul(share * self.sums[channels], self.rows[:, channels], self.inverse[channels])
+        g.addcmul_(self.buffer.rows[:, channels].to(self.buffer.exact), share * self.products[channels])
         return g.to(self.block.dtype).view(n, h, w, width).permute(0, 3, 1, 2)
 
     def forget(self) -> None:
@@ -96,15 +95,11 @@ class Gradients:
         for images in self.buffer.images():
             rows = slice(images.start * h * w, images.stop * h * w)
             y = self.buffer.read(rows, *sums.affine)
-            given = self.buffer.lowered(y).view(-1, h, w, len(scale)).permute(0, 3, 1, 2)
             part = rows_of(gradient[images])
-            pooled = last(F.avg_pool2d(given, 2))
-            into_weight = self._multiply(into_weight, part, rows_of(pooled))
-            spread = torch.ops.aten.avg_pool2d_backward(
-                image_of(self._product(part, matrix), pooled.shape),
-                given.to(self.buffer.exact), [2, 2], [2, 2], [0, 0], False, True, None,
-            )  # fmt: skip
-            sums.add(rows, rows_of(last(spread)), y)
+            pooled = last(F.avg_pool2d(image_of(y, (-1, len(scale), h, w)), 2))
+            into_weight = self._multiply(into_weight, part, rows_of(pooled).to(self.block.dtype))
+            passed = image_of(self._product(part, matrix).mul_(0.25), pooled.shape)
+            sums.add(rows, rows_of(_spread(passed, image_of(y, (-1, len(scale), h, w)))), None)
         assert into_weight is not None
         into_scale, into_shift = sums.close(into_weight, weight)
         return into_scale, into_shift, into_weight.view(weight.shape).to(weight.dtype)
@@ -120,12 +115,23 @@ class Gradients:
         m, c = len(arriving), matrix.shape[1]
         if self.scratch.numel() < m * c:
             self.scratch = torch.empty(m * c, dtype=self.buffer.exact)
-        y = self.scratch[: m * c].view(m, c)
+        y = self.scratch.as_strided((m, c), (c, 1))
         if arriving.dtype == self.buffer.exact:
             return torch.mm(arriving, matrix, out=y)
         if self.lower.numel() < m * c:
             self.lower = torch.empty(m * c, dtype=self.block.dtype)
-        return y.copy_(torch.mm(arriving, matrix, out=self.lower[: m * c].view(m, c)))
+        return y.copy_(torch.mm(arriving, matrix, out=self.lower.as_strided((m, c), (c, 1))))
+
+
+def _spread(x: Tensor, y: Tensor) -> Tensor:
+    """Back through a ReLU and the mean over 2 x 2 pixels: x at each of the four where y, what the ReLU put out, is not
+    zero; y is overwritten. Where an odd side left a row or column over there is nothing."""
+    i, j = x.shape[2:]
+    y[:, :, 2 * i :], y[:, :, :, 2 * j :] = 0, 0
+    four = y[:, :, : 2 * i, : 2 * j].unflatten(3, (j, 2)).unflatten(2, (i, 2))
+    spread = x[:, :, :, None, :, None].expand_as(four)
+    torch.ops.aten.threshold_backward.grad_input(spread, four, 0, grad_input=four)
+    return y
 
 
 class Sums:
@@ -141,17 +147,20 @@ class Sums:
     ) -> None:
         self.back, self.first, self.dtype = back, first, scale.dtype
         self.affine = self.scale, self.shift = back.buffer.affine(scale, shift)
-        self.total = torch.zeros_like(self.scale)
-        self.direct = torch.ones_like(scale, dtype=torch.bool) if direct else self.scale.abs() < _SMALL_SCALE
-        self.moment = torch.zeros_like(self.scale) if direct or bool(self.direct.any()) else None
+        self.total: Tensor | None = None
+        self.direct = self.moment = None
+        if direct or back.some_small:
+            self.direct = torch.ones_like(scale, dtype=torch.bool) if direct else self.scale.abs() < _SMALL_SCALE
+            self.moment = torch.zeros_like(self.scale)
 
     def add(self, rows: slice, passed: Tensor, y: Tensor | None) -> None:
-        """Take in the gradient of some pixels, which is overwritten where a ReLU stands before it."""
+        """Take in the gradient of some pixels, which is overwritten where a ReLU, which put out y, is yet to come."""
         back, c = self.back, len(self.scale)
         if y is not None:
             torch.ops.aten.threshold_backward.grad_input(passed, y, 0, grad_input=passed)
-        self.total += passed.sum(0)
-        if self.moment is not None:
+        total = passed.sum(0)
+        self.total = total if self.total is None else self.total.add_(total)
+        if self.moment is not None and self.direct is not None:
             few = self.direct.nonzero().flatten()
             self.moment[few] += (passed[:, few] * back.buffer.rows[rows, :c][:, few]).sum(0)
         target = back.rows[rows, :c]
@@ -164,11 +173,14 @@ class Sums:
         """The gradients by scale and shift; what they say of the maps' goes to the sums there."""
         back, c = self.back, len(self.scale)
         into_scale = self.moment
+        assert self.total is not None
         if into_weight is not None and weight is not None:
             joint = into_weight * weight.view_as(into_weight)
             product = joint.sum([axis for axis in range(joint.ndim) if axis != 1])
             derived = torch.addcmul(product, self.shift, self.total, value=-1).div_(self.scale)
-            into_scale = derived if self.moment is None else torch.where(self.direct, self.moment, derived)
+            into_scale = derived
+            if self.moment is not None and self.direct is not None:
+                into_scale = torch.where(self.direct, self.moment, derived)
         assert into_scale is not None
         back.sums[:c].addcmul_(self.scale, self.total)
         back.products[:c].addcmul_(self.scale, into_scale)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import chain
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 
 from skipway.connect.dense import DenseConnection
-from skipway.models import densenet_function, densenet_inference
+from skipway.models import densenet_function, densenet_inference, densenet_stem
 from skipway.models.densenet_buffer import Block
 from skipway.models.densenet_layers import DenseBlock, DenseLayer, Transition
 
@@ -23,6 +23,7 @@ MEMORY = ("shared", "recomputed", "plain")
 
 Pair = tuple[nn.BatchNorm2d, nn.Conv2d | None]
 _TENSORS = (Tensor, nn.Parameter)
+_STEM = (nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d)
 
 
 def together(block: DenseBlock, behind: nn.Module, x: Tensor, memory: Memory) -> Tensor | None:
@@ -52,13 +53,33 @@ def together(block: DenseBlock, behind: nn.Module, x: Tensor, memory: Memory) ->
             return None
         y = densenet_function.run(plan, x, weights)
         with torch.no_grad():
-            _update(norms, plan.statistics, count)
+            _update(norms, plan.statistics, plan.eps, count)
         return y
     learns = torch.is_grad_enabled() and (x.requires_grad or any(weight.requires_grad for weight in weights))
     if any(batch) or learns or not x.numel() or any(layer.dropout and layer.training for layer in layers):
         return None
     known = [(norm.running_mean, norm.running_var) for norm in norms]
     return densenet_inference.run(plan, x, weights, known)
+
+
+def stem_together(modules: Sequence[nn.Module], x: Tensor, memory: Memory) -> Tensor | None:
+    """The norm, ReLU and max pooling of a stem in one as it trains, or None likewise."""
+    if memory == "plain" or not alone(x) or [type(module) for module in modules] != [*_STEM]:
+        return None
+    norm, relu, pool = cast("tuple[nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d]", modules)
+    expected = (*densenet_stem.POOL, 1, False, False)
+    if (pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.ceil_mode, pool.return_indices) != expected:
+        return None
+    count = x.numel() // x.shape[1]
+    if not (_is_norm(norm) and norm.training and _untouched(relu) and _untouched(pool)) or count < 2:
+        return None
+    if _precision(x, (norm.weight, norm.bias)) is None:
+        return None
+    statistics: list[tuple[Tensor, Tensor]] = []
+    y = densenet_stem.run(x, norm.weight, norm.bias, norm.eps, statistics)
+    with torch.no_grad():
+        _update([norm], statistics, norm.eps, count)
+    return y
 
 
 def alone(x: Tensor) -> bool:
@@ -172,10 +193,12 @@ def _precision(x: Tensor, weights: Sequence[Tensor]) -> torch.dtype | None:
     return x.dtype if kinds == {x.dtype} and x.dtype in (torch.float32, torch.float64) else None
 
 
-def _update(norms: Sequence[nn.BatchNorm2d], statistics: Sequence[tuple[Tensor, Tensor]], count: int) -> None:
+def _update(
+    norms: Sequence[nn.BatchNorm2d], statistics: Sequence[tuple[Tensor, Tensor]], eps: float, count: int
+) -> None:
     """One step of the norms' running statistics, as they would make it themselves."""
     steps: dict[float, list[tuple[Tensor, Tensor, Tensor, Tensor]]] = {}
-    for norm, (mean, var) in zip(norms, statistics, strict=True):
+    for norm, (mean, inverse) in zip(norms, statistics, strict=True):
         if not (norm.training and norm.track_running_stats) or norm.running_mean is None or norm.running_var is None:
             continue
         momentum = norm.momentum
@@ -184,11 +207,15 @@ def _update(norms: Sequence[nn.BatchNorm2d], statistics: Sequence[tuple[Tensor, 
             if momentum is None:
                 momentum = 1 / float(norm.num_batches_tracked)
         dtype = norm.running_mean.dtype
-        step = (norm.running_mean, norm.running_var, mean.to(dtype), var.to(dtype))
+        step = (norm.running_mean, norm.running_var, mean.to(dtype), inverse.to(dtype))
         steps.setdefault(0.0 if momentum is None else momentum, []).append(step)
     # torch has these for all its optimizers and does not declare them.
     every: Any = torch
     for momentum, found in steps.items():
-        means, variances, batch_means, batch_variances = (list(column) for column in zip(*found, strict=True))
+        means, variances, batch_means, inverses = (list(column) for column in zip(*found, strict=True))
         every._foreach_lerp_(means, batch_means, momentum)
-        every._foreach_lerp_(variances, every._foreach_mul(batch_variances, count / (count - 1)), momentum)
+        batch_variances = every._foreach_pow(inverses, -2)
+        every._foreach_sub_(batch_variances, eps)
+        every._foreach_clamp_min_(batch_variances, 0.0)
+        every._foreach_mul_(batch_variances, count / (count - 1))
+        every._foreach_lerp_(variances, batch_variances, momentum)
