@@ -17,7 +17,7 @@ import pytest
 from skipway.errors import SkipwayError
 from skipway.study import Record, Study
 from skipway.study.progress import StudyProgress
-from skipway.study.running import UNFINISHED
+from skipway.study.trial_work import UNFINISHED
 
 SMALL: dict[str, Any] = {"depth": [8], "seeds": [0, 1], "epochs": 3, "width": 4, "batch_size": 16, "limit": 64}
 
@@ -174,7 +174,7 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(
             written.append(path)
             write(path, record)
 
-        patch.setattr("skipway.study.running.write_record", full_at_the_second)
+        patch.setattr("skipway.study.trial_work.write_record", full_at_the_second)
         with pytest.raises(SkipwayError, match="the disk is full: .* every finished trial is kept"):
             study.run(tmp_path, quiet=True)
     assert len(_numbers(tmp_path)) == 1

@@ -4,127 +4,183 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Generator
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+from skipway.engines import Engine, Event, Failed, Local, Note, Ray, Told, find_engine
 from skipway.errors import SkipwayError
 from skipway.study.declaration import Study
 from skipway.study.determinism import versions
-from skipway.study.problems import Problem, Problems
+from skipway.study.distributed import agree
+from skipway.study.failures import forget_failure, keep_failure
+from skipway.study.lock import locked
+from skipway.study.plan import one_thread
+from skipway.study.problems import Problems
 from skipway.study.progress import StudyProgress
-from skipway.study.records import (
-    FORMAT,
-    Record,
-    UnreadableRecord,
-    read_record,
-    set_aside,
-    storage,
-    write_json,
-    write_record,
-)
+from skipway.study.records import FORMAT, Record, UnreadableRecord, read_record, set_aside, storage, write_json
 from skipway.study.results import Results
+from skipway.study.status import read_status, status_path
 from skipway.study.tasks.classification import Classification
+from skipway.study.trial_work import UNFINISHED, Job, Outcome, TrialWork, keep_files, record_path
 from skipway.study.variants import Trial
-from skipway.study.workers import Job, suitable_workers, train_in_processes
-
-UNFINISHED = "unfinished"
+from skipway.torchrun import processes, writes
 
 
-def run_study(study: Study, folder: Path, workers: int | None, quiet: bool, engine: str = "local") -> Results:
-    """Train what `folder` has no record of, and return the results of all trials."""
+def run_study(
+    study: Study,
+    folder: Path,
+    workers: int | None,
+    quiet: bool,
+    engine: str | Engine = "local",
+    wait: bool = False,
+) -> Results:
+    """Do what `folder` has no record of, and return the results of all trials.
+
+    `workers` processes of this machine share the trials, None for as many as suit it; on a cluster, more than one are
+    the most that run at once, and else as many as it has room for. A trial that fails by itself is kept as such, and is
+    begun again by the next run. Raises SkipwayError where another process works in the folder, unless told to `wait`.
+    """
     folder = folder.expanduser()
+    chosen = find_engine(engine)
+    if processes() > 1:
+        workers = _alone(workers, chosen)
     with storage(folder):
-        (folder / "trials").mkdir(parents=True, exist_ok=True)
-        (folder / UNFINISHED).mkdir(exist_ok=True)
+        for name in ("trials", UNFINISHED):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+    say = lambda sentence: None if quiet else print(sentence, file=sys.stderr)  # noqa: E731
+    with contextlib.ExitStack() as stack:
+        token = ""
+        if writes():
+            with storage(folder):
+                token = stack.enter_context(locked(folder, wait, say))
+        return _run(study, folder, token, workers, quiet, chosen)
+
+
+def _run(study: Study, folder: Path, token: str, workers: int | None, quiet: bool, engine: Engine) -> Results:
     problems = Problems()
-    _check_fit(study, problems)
     trials = study.trials()
     jobs = [(trial, study.identify(trial, problems.of(study.choice(trial.variant)))) for trial in trials]
-    with storage(folder):
-        write_json(folder / "manifest.json", _manifest(study, jobs))
+    if writes():
+        with storage(folder):
+            _sweep(folder)
+            write_json(folder / "manifest.json", _manifest(study, jobs))
     records: dict[int, Record] = {}
-    with StudyProgress(trials, quiet) as progress:
+    failed: dict[int, str] = {}
+    status = lambda number: read_status(status_path(folder, jobs[number][1]))  # noqa: E731
+    with StudyProgress(trials, quiet or not writes(), status) as progress:
         try:
-            for number, (_, trial_id) in enumerate(jobs):
-                if (record := _kept(folder, trial_id, progress)) is not None:
+            # Those of torchrun must see the same trials before them: the first looks for all.
+            ids = [trial_id for _, trial_id in jobs]
+            found = [_kept(folder, trial_id, progress) for trial_id in ids] if writes() else []
+            for number, record in enumerate(agree(found)):
+                if record is not None:
                     records[number] = record
                     progress.end(number, record, kept=True)
             pending = [number for number in range(len(jobs)) if number not in records]
-            # Closed at once, whatever happens here: workers must not go on behind a study that has ended.
-            with contextlib.closing(_train(study, jobs, pending, problems, folder, workers, progress)) as outcomes:
-                for number, record in outcomes:
-                    records[number] = record
-                    progress.end(number, record, kept=False)
+            _check_fit(study, problems, [trials[number] for number in pending])
+            if pending:
+                todo = [jobs[number] for number in pending]
+                work = TrialWork(study, folder.absolute(), token, problems, isinstance(engine, Ray))
+                handle = _handler(folder, jobs, pending, progress, records, failed)
+                engine.run(work, todo, handle, _workers(workers, engine, study, problems, len(pending)))
         except KeyboardInterrupt:
             # A worker may have finished a trial that nobody has heard of yet.
-            finished = sum(_record_path(folder, trial_id).exists() for _, trial_id in jobs)
+            finished = sum(record_path(folder, trial_id).exists() for _, trial_id in jobs)
+            if writes():
+                with contextlib.suppress(OSError):
+                    _sweep(folder)
             raise KeyboardInterrupt(
                 f"stopped; {finished} of {len(jobs)} trials are finished and kept in '{folder}'; "
                 "the same again goes on where this stopped"
             ) from None
     # What other studies left unfinished in the same folder stays.
-    with contextlib.suppress(OSError):
-        (folder / UNFINISHED).rmdir()
-    return Results(study, folder, tuple(records[number] for number in range(len(jobs))))
+    if writes():
+        with contextlib.suppress(OSError):
+            (folder / UNFINISHED).rmdir()
+    done = tuple(records[number] for number in sorted(records))
+    return Results(study, folder, done, tuple((trials[number].title, failed[number]) for number in sorted(failed)))
 
 
-def train_and_keep(
-    study: Study, trial: Trial, trial_id: str, problem: Problem, folder: Path, tell: Callable[[int, float], None]
-) -> Record:
-    """Train one trial, write its record, and remove the checkpoint that it no longer needs."""
-    from skipway.study.trial import run_trial
-
-    checkpoint = folder / UNFINISHED / f"{trial_id}.ckpt"
-    with storage(folder):
-        record = run_trial(study, trial, trial_id, problem, folder, tell)
-        write_record(_record_path(folder, trial_id), record)
-        # A process that was ended while it wrote one may have left the other behind.
-        for leftover in (checkpoint, checkpoint.with_suffix(".new"), checkpoint.with_suffix(".steps")):
-            leftover.unlink(missing_ok=True)
-    return record
-
-
-def _train(
-    study: Study,
+def _handler(
+    folder: Path,
     jobs: list[Job],
     pending: list[int],
-    problems: Problems,
-    folder: Path,
-    workers: int | None,
     progress: StudyProgress,
-) -> Generator[tuple[int, Record], None, None]:
-    if workers is None:
-        workers = suitable_workers(study, problems, len(pending))
-    workers = min(workers, len(pending))
-    if workers <= 1:
-        for number in pending:
-            trial, trial_id = jobs[number]
-            progress.step(number, 0, 0.0)
-            tell = lambda epoch, share, number=number: progress.step(number, epoch, share)  # noqa: E731
-            problem = problems.of(study.choice(trial.variant))
-            yield number, train_and_keep(study, trial, trial_id, problem, folder, tell)
-        return
-    todo = [jobs[number] for number in pending]
-    with contextlib.closing(train_in_processes(study, todo, folder, workers)) as events:
-        for index, epoch, share in events:
-            number = pending[index]
-            if epoch is not None and share is not None:
-                progress.step(number, epoch, share)
-            elif (record := _kept(folder, jobs[number][1], progress)) is not None:
-                yield number, record
-            else:
-                title = jobs[number][0].title
-                raise SkipwayError(f"the record of {title} vanished from '{folder}'; run the same again")
+    records: dict[int, Record],
+    failed: dict[int, str],
+) -> Callable[[Event], None]:
+    """What is done with what an engine tells: shown, and kept."""
+
+    def handle(event: Event) -> None:
+        number = None if event.job is None else pending[event.job]
+        if isinstance(event, Note):
+            title = "" if number is None else f"{jobs[number][0].title}: "
+            progress.note(f"{title}{event.sentence}")
+        elif number is None:
+            return
+        elif isinstance(event, Told):
+            progress.step(number, *event.what)
+        elif isinstance(event, Failed):
+            with storage(folder):
+                failed[number] = keep_failure(folder, *jobs[number], event)
+                status_path(folder, jobs[number][1]).unlink(missing_ok=True)
+            progress.fail(number, failed[number])
+        else:
+            outcome: Outcome = event.result
+            if writes():
+                with storage(folder):
+                    keep_files(folder, outcome)
+                    forget_failure(folder, jobs[number][1])
+            for note in outcome.notes:
+                progress.note(note)
+            records[number] = outcome.record
+            progress.end(number, outcome.record, kept=False)
+
+    return handle
 
 
-def _record_path(folder: Path, trial_id: str) -> Path:
-    return folder / "trials" / f"{trial_id}.json"
+def _workers(workers: int | None, engine: Engine, study: Study, problems: Problems, jobs: int) -> int | None:
+    if not isinstance(engine, Local):
+        return None if workers == 1 else workers
+    return suitable_workers(study, problems, jobs) if workers is None else workers
+
+
+def suitable_workers(study: Study, problems: Problems, jobs: int) -> int:
+    """As many processes as there are cores where a trial is best trained on one core, else one.
+
+    Never depends on anything that would change a trial's numbers: those are the same for any number of workers.
+    """
+    if torch.cuda.is_available():
+        return 1
+    for variant in study.variants():
+        problem = problems.of(study.choice(variant))
+        if not one_thread(problem.task, study.plan(variant, problem).recipe):
+            return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, jobs))
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what processes left behind that were ended while they wrote, and what they told of how far they were."""
+    for leftover in (*folder.glob("*/.*.tmp"), *folder.glob(f"{UNFINISHED}/*.status")):
+        leftover.unlink(missing_ok=True)
+
+
+def _alone(workers: int | None, engine: Engine) -> int:
+    """Under torchrun all processes train each trial together: none is left for others beside it."""
+    if workers not in (None, 1) or not isinstance(engine, Local):
+        raise SkipwayError(
+            f"under torchrun {processes()} processes train each trial together, one trial after another: "
+            "leave workers and engine out, or start without torchrun"
+        )
+    return 1
 
 
 def _kept(folder: Path, trial_id: str, progress: StudyProgress) -> Record | None:
-    path = _record_path(folder, trial_id)
+    path = record_path(folder, trial_id)
     with storage(folder):
         try:
             return read_record(path, trial_id)
@@ -134,9 +190,9 @@ def _kept(folder: Path, trial_id: str, progress: StudyProgress) -> Record | None
             return None
 
 
-def _check_fit(study: Study, problems: Problems) -> None:
+def _check_fit(study: Study, problems: Problems, trials: list[Trial]) -> None:
     """Pass two images through every network of ours, so that what does not fit shows before anything is trained."""
-    for variant in study.variants():
+    for variant in {repr(trial.variant): trial.variant for trial in trials}.values():
         problem = problems.of(study.choice(variant))
         if ":" in variant.model or study.experiment != "train" or not isinstance(problem.task, Classification):
             continue
