@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from skipway.cli.study_report import REPORT, report
 from skipway.cli.study_watch import watch
 from skipway.errors import SkipwayError
 from skipway.torchrun import writes
@@ -35,6 +36,7 @@ study_app = typer.Typer(
 )
 
 study_app.command()(watch)
+study_app.command(help=REPORT)(report)
 
 Out = Annotated[
     Path | None,

@@ -124,12 +124,13 @@ class Page:
             f"<script>{code}</script></body></html>\n"
         )
 
-    def head(self, policy: str) -> str:
-        """The beginning of the file, up to its body."""
+    def head(self, policy: str, light: bool = False) -> str:
+        """The beginning of the file, up to its body; `light` is for pages that have no dark side."""
+        scheme, mark = ("light", " data-light") if light else ("light dark", "")
         return (
-            "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
+            f"<!doctype html>\n<html lang='en'{mark}><head><meta charset='utf-8'>"
             "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-            "<meta name='color-scheme' content='light dark'>"
+            f"<meta name='color-scheme' content='{scheme}'>"
             f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
             f"<title>{escape(self.title)}: {escape(self.question)}</title>"
             f"<style>{resource('page.css')}</style></head>\n"
@@ -137,17 +138,20 @@ class Page:
 
     def body(self) -> str:
         """What is read, from the question to the last section."""
-        places = _places([section.title for section in self.sections])
+        addresses = places([section.title for section in self.sections])
         listed = "".join(
             f"<li><a href='#{place}'>{escape(section.title)}</a></li>"
-            for place, section in zip(places, self.sections, strict=True)
+            for place, section in zip(addresses, self.sections, strict=True)
         )
         contents = f"<nav aria-label='Sections'><ul>{listed}</ul></nav>" if len(self.sections) > 2 else ""
-        sections = "".join(section.html(place) for place, section in zip(places, self.sections, strict=True))
+        sections = "".join(section.html(place) for place, section in zip(addresses, self.sections, strict=True))
+        return f"{self.header()}{contents}{sections}"
+
+    def header(self) -> str:
+        """The question and its answer."""
         return (
             f"<header><p class='kind'>{escape(self.title)}</p><h1>{escape(self.question)}</h1>"
             f"<p class='answer'>{escape(self.answer)}</p><p class='subject'>{escape(self.subject)}</p></header>"
-            f"{contents}{sections}"
         )
 
 
@@ -161,7 +165,7 @@ def _figure(figure: Figure) -> str:
     )
 
 
-def _places(titles: Sequence[str]) -> list[str]:
+def places(titles: Sequence[str]) -> list[str]:
     """An address within the page for each title."""
     found: list[str] = []
     for title in titles:

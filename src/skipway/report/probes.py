@@ -121,12 +121,31 @@ def _wide(results: Sequence[Result]) -> bool:
 
 
 def _pictures(found: Sequence[Measured]) -> list[Callable[[], Any]]:
-    """What draws each result with matplotlib; landscapes on the levels of all."""
+    """What draws each result with matplotlib, on the scales of all: nothing is drawn before the first is asked for."""
     surfaces = [one.result for one in found if isinstance(one.result, Landscape) and one.result.y is not None]
-    if len(surfaces) < len(found):
-        return [one.result.plot for one in found]
-    log = _wide(surfaces)
-    return [partial(one.plot, kind="filled", log=log, levels=shared_levels(surfaces, log)) for one in surfaces]
+    if found and len(surfaces) == len(found):
+        log = _wide(surfaces)
+        return [partial(one.plot, kind="filled", log=log, levels=shared_levels(surfaces, log)) for one in surfaces]
+    drawn: list[Any] = []
+
+    def draw(place: int) -> Any:
+        if not drawn:
+            drawn.extend(one.result.plot() for one in found)
+            _share_limits([np.ravel(np.asarray(axes, dtype=object)) for axes in drawn])
+        return drawn[place]
+
+    return [partial(draw, place) for place in range(len(found))]
+
+
+def _share_limits(figures: Sequence[Any]) -> None:
+    """Give the same panel of several figures one range of heights."""
+    for place in range(max(len(axes) for axes in figures)):
+        panels = [axes[place] for axes in figures if place < len(axes)]
+        if len({panel.get_yscale() for panel in panels}) == 1:
+            limits = [panel.get_ylim() for panel in panels]
+            ends = min(low for low, _ in limits), max(high for _, high in limits)
+            for panel in panels:
+                panel.set_ylim(*ends)
 
 
 def _flat(figure: Any) -> Any:

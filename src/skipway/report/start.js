@@ -30,7 +30,8 @@ function printing(on) {
   root.toggleAttribute("data-print", on);
   root.toggleAttribute("data-light", on);
   if (on) {
-    opened = [...document.querySelectorAll("details:not([open])")];
+    // The numbers of every network would be a book: they lie in files of their own.
+    opened = [...document.querySelectorAll("details:not([open]):not(.folded)")];
     for (const one of drawables) one.drawn = true;
   }
   for (const one of opened) one.open = on;

@@ -70,15 +70,18 @@ class Table:
         ]  # fmt: skip
         body = "".join(f"<tr{role('row')}>{''.join(map(_cell, starts, row))}</tr>" for row in rows)
         name = escape(self.name, quote=True)
+        kind = ("compact" if self.compact else "cards") + (" wide" if len(self.columns) > _FITTING else "")
         return (
             f"<div class='table' data-name='{name}'><div class='scroll' role='region' aria-label='{name}' "
-            f"tabindex='0'><table{role('table')} class='{'compact' if self.compact else 'cards'}'>"
+            f"tabindex='0'><table{role('table')} class='{kind}'>"
             f"<caption class='unseen'>{name}</caption>"
             f"<thead{role('rowgroup')}><tr{role('row')}>{heads}</tr></thead>"
             f"<tbody{role('rowgroup')}>{body}</tbody></table></div></div>"
         )
 
 
+# More columns than this need small type on paper.
+_FITTING = 8
 # What stands in a column of numbers where there is none.
 _NOTHING = ("", "–")
 

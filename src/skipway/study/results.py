@@ -7,9 +7,10 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from skipway.errors import SkipwayError
+from skipway.errors import SkipwayError, choose
+from skipway.storing import write_whole
 from skipway.study.answer import Answer, answer
 from skipway.study.declaration import Study
 from skipway.study.records import Record, UnreadableRecord, read_record, storage, write_text
@@ -18,6 +19,8 @@ from skipway.study.summary import Summary, summarise
 if TYPE_CHECKING:
     import pandas
 
+Format = Literal["html", "md", "print"]
+_FILES = {"html": "report.html", "md": "report.md", "print": "report-print.html"}
 # Of every variant the table has these, where they are known, and then what the question asks for.
 _SHOWN = ("train_error", "test_error", "train_loss", "test_loss", "validation_loss", "parameters", "memory", "seconds")
 
@@ -61,17 +64,37 @@ class Results:
         wanted = [self.answer.asked.measure, self.records[0].judge, *_SHOWN]
         return [name for name in dict.fromkeys(wanted) if name in known]
 
-    def report(self, path: str | Path | None = None) -> Path:
-        """Write the report, one HTML page that needs nothing beside it, and return its path.
+    def report(self, path: str | Path | None = None, format: Format = "html", against: Results | None = None) -> Path:
+        """Write the report and return its path; by default it lies in the study's folder, as report.html or the like.
 
-        Without a path it is `report.html` in the study's folder.
+        "html" is one page that needs nothing beside it; "print" is one that does not move, for paper and PDF; "md" is
+        Markdown, with its pictures in a folder beside it. With `against`, the page says what differs between this study
+        and the other. Raises SkipwayError for another format, and for studies that have nothing in common.
         """
         from skipway.study.page import study_page
+        from skipway.study.page_compare import comparison_page
 
-        target = self.folder / "report.html" if path is None else Path(path).expanduser()
+        choose("format", format, _FILES)
+        name = _FILES[format] if against is None else f"compared-{_FILES[format]}"
+        target = self.folder / name if path is None else Path(path).expanduser()
+        page = study_page(self, target) if against is None else comparison_page(self, against, target)
         with storage(target.parent):
             target.parent.mkdir(parents=True, exist_ok=True)
-            write_text(target, study_page(self, target).html())
+            if format == "md":
+                from skipway.report.markdown import markdown
+
+                pictures = target.with_name(f"{target.stem}-pictures")
+                text, files = markdown(page, pictures.name)
+                pictures.mkdir(exist_ok=True)
+                for file, content in files.items():
+                    write_whole(pictures / file, content)
+            elif format == "print":
+                from skipway.report.printed import printed
+
+                text = printed(page)
+            else:
+                text = page.html()
+            write_text(target, text)
         return target
 
 
