@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from skipway.errors import SkipwayError
 from skipway.models import create
 from skipway.study import train
+from skipway.study.building import build_network
 from skipway.study.distributed import _units, check_strategy
 
 ROOT = Path(__file__).parents[2]
@@ -21,6 +22,11 @@ GPT: dict[str, Any] = {
     "clip": 0.5, "learning_rate": 0.01,
 }  # fmt: skip
 RESNET: dict[str, Any] = {"model": "resnet8", "data": "digits", "options": {"width": 4}, "epochs": 1, "limit": 200}
+# A network of somebody else's, whose skips were cut.
+CUT: dict[str, Any] = {
+    "model": "tests.study.outside_nets:residual", "skip": "none", "data": "digits", "epochs": 1, "limit": 100,
+    "learning_rate": 0.01,
+}  # fmt: skip
 # What two processes do, one after another, for it takes seconds to start them.
 SCRIPT = """
 import os, sys, json
@@ -39,12 +45,12 @@ for name, options in json.loads(sys.argv[2]).items():
     if name == "gpt-fsdp":
         Loop.training_step = interrupted
         try:
-            train(**options, folder=folder / "cut", batch_size=8, quiet=True)
+            train(**options, folder=folder / "interrupted", batch_size=8, quiet=True)
         except KeyboardInterrupt as stopped:
             assert "1 of 3 rounds are kept" in str(stopped), stopped
         finally:
             Loop.training_step = step
-        train(**options, folder=folder / "cut", batch_size=8, quiet=True)
+        train(**options, folder=folder / "interrupted", batch_size=8, quiet=True)
 """
 
 
@@ -57,6 +63,7 @@ def test_two_processes_train_as_one(tmp_path: Path):
         "mlp-ddp": {**MLP, "strategy": "ddp"}, "mlp-fsdp": {**MLP, "strategy": "fsdp"},
         "gpt-ddp": {**gpt, "strategy": "ddp"}, "gpt-fsdp": {**gpt, "strategy": "fsdp"},
         "resnet-ddp": {**RESNET, "strategy": "ddp"}, "resnet-fsdp": {**RESNET, "strategy": "fsdp"},
+        "cut-ddp": {**CUT, "strategy": "ddp"}, "cut-fsdp": {**CUT, "strategy": "fsdp"},
         "bf16-fsdp": {**gpt, "precision": "bf16", "strategy": "fsdp"},
     }  # fmt: skip
     script = tmp_path / "script.py"
@@ -65,7 +72,7 @@ def test_two_processes_train_as_one(tmp_path: Path):
     assert done.returncode == 0, done.stderr
     whole = {"mlp": train(**MLP, folder=tmp_path / "mlp", batch_size=16, quiet=True)}
     whole["gpt"] = train(**gpt, folder=tmp_path / "gpt", batch_size=16, quiet=True)
-    for name in ("mlp-ddp", "mlp-fsdp", "gpt-ddp", "gpt-fsdp", "cut"):
+    for name in ("mlp-ddp", "mlp-fsdp", "gpt-ddp", "gpt-fsdp", "interrupted"):
         record = json.loads((tmp_path / name / "record.json").read_text())
         assert record["processes"] == 2
         expected = whole["mlp" if name.startswith("mlp") else "gpt"]
@@ -77,9 +84,10 @@ def test_two_processes_train_as_one(tmp_path: Path):
             for key in alone:
                 torch.testing.assert_close(kept[key], alone[key], atol=1e-4, rtol=0)
     # What one batch norm sees is what its process sees, which is the same for both strategies.
-    ddp, fsdp = (json.loads((tmp_path / f"resnet-{name}" / "record.json").read_text()) for name in ("ddp", "fsdp"))
-    assert fsdp["curves"]["loss"] == pytest.approx(ddp["curves"]["loss"], abs=1e-5)
-    assert fsdp["curves"]["validation_loss"] == pytest.approx(ddp["curves"]["validation_loss"], abs=1e-5)
+    for which in ("resnet", "cut"):
+        ddp, fsdp = (json.loads((tmp_path / f"{which}-{name}" / "record.json").read_text()) for name in ("ddp", "fsdp"))
+        for curve in ("loss", "validation_loss"):
+            assert fsdp["curves"][curve] == pytest.approx(ddp["curves"][curve], abs=1e-5)
     halved = json.loads((tmp_path / "bf16-fsdp" / "record.json").read_text())["curves"]["loss"]
     assert halved == pytest.approx(whole["gpt"].curves["loss"], abs=0.02)
     assert halved != whole["gpt"].curves["loss"]
@@ -142,6 +150,23 @@ def test_only_blocks_that_keep_to_themselves_are_gathered_by_themselves():
     assert len(found) >= 2
     inside = sum(parameter.numel() for unit in found for parameter in unit.parameters())
     assert inside > 0.8 * sum(parameter.numel() for parameter in gpt.parameters() if parameter.ndim) - 10 * 16 - 8 * 16
+
+
+def test_a_module_that_draws_when_it_is_imported_changes_no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Else processes that imported it before would have other networks than those that had not."""
+    (tmp_path / "drawing_nets.py").write_text(
+        "import torch\nbefore = torch.nn.Linear(3, 3)\n"
+        "def factory(num_classes):\n    return torch.nn.Linear(2, num_classes)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    built = []
+    for _ in range(2):
+        torch.manual_seed(7)
+        built.append(build_network("drawing_nets:factory", "classification", {"num_classes": 4}))
+    torch.manual_seed(7)
+    expected = nn.Linear(2, 4)
+    for network in built:
+        assert torch.equal(network.get_parameter("weight"), expected.weight)
 
 
 @pytest.mark.parametrize(
