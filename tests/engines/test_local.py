@@ -120,7 +120,7 @@ class TestProcesses:
         process = start(tmp_path)
         pids = [int(wait_for(tmp_path / name)) for name in ("a", "b")]
         os.killpg(process.pid, signal.SIGINT)
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=300)
         assert said.strip().endswith("KeyboardInterrupt")
         assert said.count("Traceback") == 1
         assert all(map(gone, pids))
@@ -129,7 +129,7 @@ class TestProcesses:
         process = start(tmp_path)
         pids = [int(wait_for(tmp_path / name)) for name in ("a", "b")]
         process.kill()
-        process.communicate(timeout=60)
+        process.communicate(timeout=300)
         assert all(map(gone, pids))
 
 
