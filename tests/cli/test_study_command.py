@@ -102,6 +102,7 @@ def test_lists(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
     code, out, _ = _run(monkeypatch, capsys, "connections")
     assert code == 0
     assert re.search(r"^rezero +y = x \+ a F\(x\)", out, re.MULTILINE)
+    assert re.search(r"^concat +y = \[x, F\(x\)\]", out, re.MULTILINE)
     code, out, _ = _run(monkeypatch, capsys, "version")
     assert code == 0
     assert re.search(r"^skipway \d+\.\d+\.\d+$", out, re.MULTILINE)

@@ -8,7 +8,8 @@ from rich.table import Table
 
 def print_table(table: Table) -> None:
     """Print a table as wide as the terminal, or whole where the output goes to a file."""
-    console = Console(highlight=False)
+    # Square brackets are brackets here, as in y = [x, F(x)], and no markup.
+    console = Console(highlight=False, markup=False)
     if not console.is_terminal:
-        console = Console(highlight=False, width=200)
+        console = Console(highlight=False, markup=False, width=200)
     console.print(table)
