@@ -1,0 +1,50 @@
+"""The page of the recorded studies: one entry a folder of `docs/studies`, from what lies in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def recorded(folder: Path) -> list[Path]:
+    """The folders of finished studies: those that hold a report."""
+    return sorted(report.parent for report in folder.glob("*/report.html"))
+
+
+def index(folder: Path, records: Mapping[str, tuple[str, str]]) -> str:
+    """The Markdown of the page; `records` are the results of the benchmarks: file, then title and what was asked."""
+    lines = [
+        "# Recorded studies",
+        "",
+        "What these pages claim was measured, and the records lie in the repository. Each study is declared in a file, "
+        "ran as `skipway study run` runs it, and answers with its uncertainty.",
+        "",
+    ]
+    found = recorded(folder)
+    if found:
+        lines += ["## Declared studies", ""]
+        for place in found:
+            lines += [*_entry(place), ""]
+    lines += ["## Benchmarks that train networks", "", "| record | what it asks |", "| --- | --- |"]
+    for name, (title, asked) in records.items():
+        lines.append(f"| [{title}](../results/{name}) | {asked} |")
+    lines += ["", "[What the probes say of four trained networks](../measured/README.md).", ""]
+    return "\n".join(lines)
+
+
+def _entry(place: Path) -> list[str]:
+    from skipway.study.results import read_results
+
+    name = place.name
+    title = name.replace("-", " ").replace("_", " ").capitalize()
+    lines = [f"### {title}", ""]
+    if (place / "manifest.json").is_file():
+        results = read_results(place)
+        lines += [f"**{results.answer.asked.text}** {results.answer.sentence}", ""]
+        study = results.study
+        seeds = ", ".join(map(str, study.seeds))
+        lines += [f"{len(results.records)} trials, seeds {seeds}. {study.about}".strip(), ""]
+    links = [f'<a href="{name}/report.html">The report</a>']
+    sources = sorted(path for ending in ("toml", "py") for path in place.glob(f"*.{ending}"))
+    links += [f'<a href="{name}/{one.name}">{one.name}</a>' for one in sources]
+    return [*lines, " · ".join(links)]
