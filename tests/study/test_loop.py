@@ -159,6 +159,20 @@ def test_a_trial_that_stops_being_finite_is_recorded_as_diverged(problem: Proble
     assert record.value("train_error") == record.value("test_error") == 1.0
 
 
+def test_a_trial_of_so_many_seconds_takes_as_many_steps_as_it_was_begun_with(problem: Problem, tmp_path: Path):
+    study = _study(epochs=None, seconds=0.3)
+    first = _train(study, problem, tmp_path / "first")
+    assert (first.measures["steps"] or 0) >= 1
+    assert first.recipe["seconds"] == 0.3
+    kept = tmp_path / "again" / "unfinished" / "id.steps"
+    kept.parent.mkdir(parents=True)
+    kept.write_text('{"steps": 7}')
+    assert _train(study, problem, tmp_path / "again").measures["steps"] == 7
+    kept.write_text('{"ste')
+    assert (_train(study, problem, tmp_path / "again").measures["steps"] or 0) >= 1
+    assert not list(tmp_path.rglob("*.timing"))
+
+
 def test_a_damaged_checkpoint_costs_nothing_but_its_epochs(problem: Problem, tmp_path: Path):
     expected = _train(_study(), problem, tmp_path)
     (tmp_path / "unfinished" / "id.ckpt").write_bytes(b"not a checkpoint")

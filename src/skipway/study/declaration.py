@@ -12,17 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from skipway import connect
 from skipway.errors import SkipwayError, choose
 from skipway.models.registry import find
 from skipway.outside import fingerprint
-from skipway.study.building import build_network, read_skip
-from skipway.study.data import check_source
+from skipway.study.building import build_network, read_skip, tells_hidden
 from skipway.study.distributed import check_processes
 from skipway.study.plan import Plan, make_plan
-from skipway.study.problems import DataChoice, Problem
+from skipway.study.problems import DataChoice, Problem, check_data
 from skipway.study.question import Question
 from skipway.study.recipe import OPTIMIZERS, PRECISIONS, SCHEDULES, check_number, check_whole
 from skipway.study.tracking import LoggerName, check_logger
@@ -138,9 +137,19 @@ class Study(BaseModel):
             raise SkipwayError(_sentence(error)) from None
         self._check()
 
+    def __eq__(self, other: object) -> bool:
+        # Whether a value was written or is the one that would be taken makes no other study.
+        return isinstance(other, Study) and self._whole() == other._whole()
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    def _whole(self) -> dict[str, Any]:
+        return {name: value for name, value in self if name not in AXES} | {"axes": self.axes()}
+
     @field_validator(*AXES, "seeds", "probes", mode="before")
     @classmethod
-    def _several(cls, value: Any, info: ValidationInfo) -> Any:
+    def _several(cls, value: Any, info: Any) -> Any:
         name = str(info.field_name)
         if value is None or (isinstance(value, (list, tuple)) and not value and name == "probes"):
             return () if name == "probes" else value
@@ -177,7 +186,7 @@ class Study(BaseModel):
         if self.every is not None:
             check_whole("every", self.every, 1)
         for source in self.values("data"):
-            check_source(source)
+            check_data(source)
         choose("experiment", self.experiment, ("train", *EXPERIMENTS))
         self._check_depths()
         self._check_question()
@@ -258,9 +267,7 @@ class Study(BaseModel):
 
     def choice(self, variant: Variant) -> DataChoice:
         """Which data a variant is trained on."""
-        hides = (
-            self.experiment == "train" and ":" not in variant.model and find(variant.model)[0].task == "hidden language"
-        )
+        hides = self.experiment == "train" and tells_hidden(variant.model, variant.options)
         chosen = {name: variant.settings[name] for name in DATA if name in variant.settings}
         languages = None if self.languages is None else (str(self.languages[0]), str(self.languages[1]))
         return DataChoice(
@@ -378,11 +385,12 @@ def _read(name: str, value: Any) -> Any:
     if name == "skip":
         if value == AS_BUILT:
             return None
-        value = read_skip(list(value) if isinstance(value, tuple) else value)
-        for one in value if isinstance(value, list) else [value]:
-            if one is not None:
-                connect.resolve(one)
-        return tuple(value) if isinstance(value, list) else value
+        if isinstance(value, (list, tuple)):
+            return tuple(_read(name, one) for one in value)
+        value = read_skip(value) if isinstance(value, str) else value
+        if value is not None:
+            connect.resolve(value)
+        return value
     if name in _WHOLE or name == "seeds":
         check_whole(name, value, _WHOLE.get(name, 0))
     elif name in _NUMBERS:

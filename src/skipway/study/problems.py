@@ -60,6 +60,14 @@ class DataChoice:
                 check_whole(name, getattr(self, name), 1)
 
 
+def check_data(source: str | Path) -> None:
+    """Raise SkipwayError if `source` can be no data of any kind, before anything is read."""
+    from skipway.study.tasks.lines import parts_of
+
+    if not parts_of(str(source)):
+        check_source(source)
+
+
 def open_problem(choice: DataChoice) -> Problem:
     """Read the data, which tell what there is to do: masks, a text, pairs of lines, or images in classes."""
     path = Path(choice.data).expanduser()

@@ -5,6 +5,8 @@ This module imports lightning, which takes seconds: it is imported where a trial
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import dataclasses
 import json
 import math
@@ -38,8 +40,8 @@ from skipway.study.variants import Trial, connection
 from skipway.torchrun import writes
 
 Tell = Callable[[int, float], None]
-# Steps that are timed before a training that is to take so many seconds.
-_TIMED = 5
+# Steps that are timed, at most, before a training that is to take so many seconds.
+_TIMED = 20
 
 
 class GradientNorms(Callback):
@@ -128,9 +130,10 @@ def _train(study: Study, trial: Trial, trial_id: str, problem: Problem, folder: 
         seconds = variant.settings.get("seconds")
         epochs, steps = plan.epochs, plan.steps
         if seconds is not None:
+            every = plan.every or order.steps
+            options = distributed.trainer_options(study.strategy, network)
             kept = checkpoint.with_suffix(".steps")
-            found_steps = _steps_for(seconds, network, task, recipe, order, kept) if writes() else 0
-            epochs, steps = None, distributed.agree(found_steps)
+            epochs, steps = None, _steps_for(seconds, network, task, recipe, order, every, kept, options)
         loop = Loop(network, task, recipe, order, epochs, steps, plan.every)
         gradients = GradientNorms(weight_layers(network, task), loop.steps)
         facts = {"model": variant.model, "skip": variant.label, **variant.labels, "seed": trial.seed}
@@ -246,30 +249,50 @@ def _probe(
     return _finite_values(found)
 
 
-def _steps_for(seconds: float, network: nn.Module, task: Task, recipe: Any, order: Order, kept: Path) -> int:
-    """As many steps as take so long on this machine, as they were when the trial was first begun."""
-    import copy
+def _steps_for(
+    seconds: float,
+    network: nn.Module,
+    task: Task,
+    recipe: Any,
+    order: Order,
+    every: int,
+    kept: Path,
+    options: Mapping[str, Any],
+) -> int:
+    """As many steps as take so long on this machine, as they were when the trial was first begun.
 
-    from skipway.study.recipe import make_optimizer
-
-    if kept.exists():
-        return int(json.loads(kept.read_text(encoding="utf-8"))["steps"])
-    twin = copy.deepcopy(network).train()
-    optimizer = make_optimizer(twin, recipe)
-    times = []
-    with torch.random.fork_rng(devices=[]):
-        for number in range(_TIMED + 1):
-            begin = time.perf_counter()
-            pieces, seeds = order.step(number)
-            loss = task.loss(twin, task.batch(pieces[0], seeds[0]))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            times.append(time.perf_counter() - begin)
-    # The first step is slower than those behind it.
-    steps = max(1, round(seconds / (sum(times[1:]) / _TIMED)))
-    write_json(kept, {"steps": steps})
+    Two short rounds are trained on a copy; the second is timed, with all that the loop does beside the steps.
+    """
+    known = None
+    if writes() and kept.exists():
+        # A file that was cut short is as good as none: it is found anew.
+        with contextlib.suppress(ValueError, KeyError):
+            known = json.loads(kept.read_text(encoding="utf-8"))["steps"]
+    if (known := distributed.agree(known)) is not None:
+        return int(known)
+    timed, marks = min(every, _TIMED), {}
+    loop = Loop(copy.deepcopy(network), task, recipe, order, None, 2 * timed, timed)
+    place = kept.with_suffix(".timing")
+    fit(loop, place, lambda number, share: marks.update({number: time.perf_counter()}), **options)
+    measuring = _seconds_of_measuring(copy.deepcopy(network), task)
+    a_step = max(marks[1] - marks[0] - measuring, 1e-6) / timed + measuring / every
+    steps = distributed.agree(max(1, round(seconds / a_step)))
+    if writes():
+        place.unlink(missing_ok=True)
+        # What was trained for another number of steps cannot be gone on with.
+        kept.with_suffix(".ckpt").unlink(missing_ok=True)
+        write_json(kept, {"steps": steps})
     return steps
+
+
+def _seconds_of_measuring(network: nn.Module, task: Task) -> float:
+    begin = time.perf_counter()
+    network.eval()
+    with torch.no_grad():
+        for batches in task.parts().values():
+            for number in range(len(batches)):
+                task.sums(network, batches[number])
+    return time.perf_counter() - begin
 
 
 def _finite(values: Sequence[float]) -> list[float | None]:
