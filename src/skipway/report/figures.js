@@ -90,7 +90,7 @@ function intervals(figure, panel, shown) {
 }
 
 function layoutOf(figure, width) {
-  const grid = { gridcolor: css("--grid"), linecolor: css("--rule"), zeroline: false, automargin: true, ticks: "", fixedrange: touch };
+  const grid = { gridcolor: css("--grid"), linecolor: css("--rule"), zeroline: false, ticks: "", fixedrange: touch };
   const small = { size: 12.5, color: css("--soft") };
   const xs = figure.panels.flatMap((panel) => panel.lines.flatMap((line) => line.x));
   const last = Math.max(0, ...xs.filter((x) => typeof x === "number"));
@@ -106,8 +106,10 @@ function layoutOf(figure, width) {
   };
   if (figure.marks === "intervals") {
     const places = placesOf(figure);
-    const long = Math.max(10, Math.floor(width / (figure.across ? 18 : 10 * Math.max(1, places.length) / 1.4)));
-    const cut = (text) => (text.length > long ? `${text.slice(0, long - 1)}…` : text);
+    const long = Math.max(10, Math.floor(width / (figure.across ? 15 : 10 * Math.max(1, places.length) / 1.4)));
+    // Names that begin alike are told apart by their ends.
+    const half = Math.floor((long - 1) / 2);
+    const cut = (text) => (text.length > long ? `${text.slice(0, half)}…${text.slice(-half)}` : text);
     const ends = [-0.6, places.length - 0.4];
     other = {
       ...other, dtick: undefined, tickmode: "array", tickvals: places.map((_, i) => i),
@@ -121,7 +123,8 @@ function layoutOf(figure, width) {
     modebar: { bgcolor: "rgba(0,0,0,0)", color: css("--rule"), activecolor: css("--accent") },
     hovermode: figure.marks === "intervals" ? "closest" : "x unified", dragmode: touch ? false : "zoom",
     hoverlabel: { bgcolor: css("--card"), bordercolor: css("--rule"), font: { color: css("--ink"), size: 12 } },
-    xaxis: figure.across ? value : other, yaxis: figure.across ? other : value,
+    // Room is made on the left alone: made on all sides at once, it is sometimes never settled.
+    xaxis: figure.across ? value : other, yaxis: { ...(figure.across ? other : value), automargin: "left" },
   };
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from skipway.report.figures import Figure, Line, Panel
 from skipway.report.plots import Plot
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     import matplotlib.figure
 
 _SHADES = 6
-_WIDTHS, _STYLES = (1.0, 1.8), ("--", "-")
+_WIDTHS = (1.0, 1.8)
+_STYLES: tuple[Literal["--"], Literal["-"]] = ("--", "-")
 _MARKERS = ("o", "D", "s", "^", "P", "X")
 _DOTS = 150
 

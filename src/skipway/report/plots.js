@@ -3,9 +3,11 @@ const inked = (colour) => (colour === undefined || colour === "black" ? css("--s
 // Figures that come as plotly has them take only the page's own colours and fonts.
 function dressed(figure, height) {
   const ink = css("--ink");
-  const lines = { gridcolor: css("--grid"), linecolor: css("--rule"), zerolinecolor: css("--rule"), automargin: true };
+  const lines = { gridcolor: css("--grid"), linecolor: css("--rule"), zerolinecolor: css("--rule") };
   const layout = JSON.parse(JSON.stringify(figure.layout));
-  for (const name of Object.keys(layout).filter((key) => /^[xy]axis/.test(key))) Object.assign(layout[name], lines);
+  for (const name of Object.keys(layout).filter((key) => /^[xy]axis/.test(key))) {
+    Object.assign(layout[name], lines, { automargin: name.startsWith("y") ? "left" : "bottom" });
+  }
   for (const name of Object.keys(layout).filter((key) => /^scene/.test(key))) {
     for (const axis of ["xaxis", "yaxis", "zaxis"]) {
       layout[name][axis] = { ...layout[name][axis], gridcolor: css("--grid"), backgroundcolor: "rgba(0,0,0,0)" };

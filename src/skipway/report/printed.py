@@ -44,7 +44,7 @@ def _shown(item: Content) -> str:
         if drawn is None:
             return f"<p>{escape(item.title)}: {escape(item.told)}</p>"
         # A surface is thousands of shapes, which as a picture of dots is a hundred times smaller.
-        width, height = drawn.get_size_inches()
+        width, height = map(float, drawn.get_size_inches())
         return _picture(item.title, png(drawn), item.told or item.title, item.caption, "png", width > _WIDE * height)
     if isinstance(item, Drawing):
         return f"<figure class='drawing'><h3>{escape(item.title)}</h3><div class='frame'>{item.svg}</div></figure>"

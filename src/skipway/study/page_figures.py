@@ -234,7 +234,8 @@ def _curves(records: Sequence[Record], arrangement: Arrangement, quantity: str, 
                 if spreads:
                     rounds = list(range(1, len(spreads) + 1))
                     lines.append(spread_line(rounds, spreads, place, weight, factor))
-        panels.append(Panel(title, lines))
+        lost = all(record.diverged is not None for group in groups for record in group)
+        panels.append(Panel(f"{title} (diverged)" if lost else title, lines))
     drawn = [y for panel in panels for line in panel.lines for y in line.y if y is not None]
     every = records[0].recipe.get("every")
     return Figure(

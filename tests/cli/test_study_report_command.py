@@ -1,0 +1,50 @@
+from pathlib import Path
+
+import pytest
+from tests.study.test_page_compare import make_study
+
+from skipway.cli.app import main
+
+
+def _run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    monkeypatch.setattr("sys.argv", ["skipway", "study", "report", *arguments])
+    code = 0
+    try:
+        main()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+def test_reports_are_made_from_what_a_folder_holds(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    first, second = make_study(tmp_path / "a", "one", depths=(8,)), make_study(tmp_path / "b", "two", 0.1, (8,))
+    code, out, _ = _run(monkeypatch, capsys, str(first.folder))
+    assert code == 0
+    assert out == f"{first.answer.sentence}\nReport: {tmp_path / 'a' / 'report.html'}\n"
+    page = tmp_path / "both.md"
+    code, out, _ = _run(
+        monkeypatch, capsys, "--compare", str(first.folder), str(second.folder), "--format", "md", "--out", str(page)
+    )
+    assert code == 0
+    assert out == f"Report: {page}\n"
+    assert page.read_text().startswith("# What is different in 'two', and what does it do to the test error?")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["a", "b"], "one folder has one report; two are compared by --compare, and 2 were given"),
+        (["a", "--compare"], "--compare takes two folders, and 1 were given"),
+        (["a", "--format", "pdf"], "no format 'pdf'; allowed: html, md, print"),
+        (["a"], "'a' is no folder of a study: it has no manifest.json"),
+    ],
+)
+def test_slips_are_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+):
+    code, _, err = _run(monkeypatch, capsys, *arguments)
+    assert code == 2
+    assert err.splitlines()[-1] == f"skipway: {said}"
