@@ -129,6 +129,36 @@ def test_bf16_trains(tmp_path: Path):
     assert all(value.dtype != torch.bfloat16 for value in torch.load(tmp_path / "last.pt").values())
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_shape_checks")
+@pytest.mark.parametrize(
+    ("model", "changes"),
+    [
+        ("resnet8", {"options": {"width": 4}}),
+        ("tests.study.outside_nets:plain", {"skip": "residual"}),
+    ],
+)
+def test_a_compiled_network_learns_the_same(tmp_path: Path, model: str, changes: dict[str, Any]):
+    kept, compiled = (
+        _digits(tmp_path / str(flag), model, epochs=2, limit=64, compile=flag, learning_rate=0.01, **changes)
+        for flag in (False, True)
+    )
+    assert compiled.curves["loss"] == pytest.approx(kept.curves["loss"], abs=1e-3)
+    expected, weights = kept.network("last").state_dict(), compiled.network("last").state_dict()
+    assert list(weights) == list(expected)
+    for name, value in expected.items():
+        torch.testing.assert_close(weights[name], value, atol=1e-2, rtol=1e-2)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_shape_checks")
+def test_a_branch_that_is_drawn_to_run_or_not_is_compiled_quietly(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    chosen: dict[str, Any] = {"options": {"width": 4}, "skip": "stochastic-depth", "epochs": 1, "limit": 32}
+    trained = _digits(tmp_path, "resnet8", compile=True, **chosen)
+    assert np.isfinite(trained.last["loss"])
+    assert "Graph break" not in capfd.readouterr().err
+
+
 def test_a_loss_that_is_not_finite_ends_with_a_sentence(tmp_path: Path):
     with pytest.raises(SkipwayError, match=r"stopped being finite in round 1, step 1: lower the learning rate \(0.1\)"):
         _digits(tmp_path, f"{NETS}:exploding")

@@ -270,7 +270,7 @@ def fit(
     on_interrupt = signal.getsignal(signal.SIGINT)
     round_end = RoundEnd(checkpoint, loop.steps, tell)
     # Those of the caller see a round before it is kept, so that what they hold of it is kept too.
-    with _quiet_lightning():
+    with _quiet_libraries():
         trainer = Trainer(
             # The callbacks log by themselves; Lightning would warn of rounds that are shorter than its own 50 steps.
             **{"devices": 1, "logger": False, "log_every_n_steps": 1, **options},
@@ -331,12 +331,14 @@ def _channels_last(value: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _quiet_lightning() -> Iterator[None]:
-    # What Lightning tells of its set-up at the start of every fit would stand between the lines of a study.
-    loggers = [logging.getLogger(f"lightning.{name}") for name in ("pytorch", "fabric")]
+def _quiet_libraries() -> Iterator[None]:
+    # What Lightning tells of its set-up at the start of every fit would stand between the lines of a study, and so
+    # would what the compiler tells of a branch that is drawn to run or not, which it cuts the network in two at.
+    wanted = {"lightning.pytorch": logging.WARNING, "lightning.fabric": logging.WARNING, "torch._dynamo": logging.ERROR}
+    loggers = [logging.getLogger(name) for name in wanted]
     levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
+    for logger, level in zip(loggers, wanted.values(), strict=True):
+        logger.setLevel(level)
     try:
         with warnings.catch_warnings():
             # Lightning 2.6 makes its tree leaves the way of older torch; nothing here can change that.
