@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from skipway.study.problems import Problem
 from skipway.study.recipe import Recipe
 from skipway.study.tasks.classification import Classification
 from skipway.study.tasks.task import Task
+from skipway.torchrun import processes
 
 # What the user may choose of a recipe that the task has a default for.
 CHOICES = (
@@ -65,12 +65,12 @@ def make_plan(
 
 def make_order(task: Task, recipe: Recipe, seed: int) -> Order:
     """The order of the examples for as many processes as train; raises SkipwayError where there are too few."""
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if task.count < recipe.accumulate * processes:
+    pieces = recipe.accumulate * processes()
+    if task.count < pieces:
         raise SkipwayError(
-            f"{task.count} training examples do not divide among {recipe.accumulate} batches of {processes} processes"
+            f"{task.count} training examples do not divide among {recipe.accumulate} batches of {processes()} processes"
         )
-    return Order(task.count, recipe.batch_size, recipe.accumulate * processes, seed, task.lengths)
+    return Order(task.count, recipe.batch_size, pieces, seed, task.lengths)
 
 
 def one_thread(task: Task, recipe: Recipe) -> bool:
