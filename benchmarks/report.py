@@ -53,9 +53,7 @@ def record(study: Study, variant: Variant, seed: int) -> Record:
         id=f"{variant.title.replace(' ', '-')}-{seed}", labels=dict(variant.labels), model=variant.model, depth=depth,
         skip=variant.label, connection=connection(variant.skip), plain=variant.plain, options={"width": 8}, seed=seed,
         task="classification", judge="test_error", diverged=None,
-        curves={
-            name: falls for name in ("loss", "train_error", "train_loss", "test_error", "test_loss")
-        },
+        curves=dict.fromkeys(("loss", "train_error", "train_loss", "test_error", "test_loss"), falls),
         measures={"parameters": 1e3 * depth, "seconds": draw.uniform(20, 30), "memory": 1e6 * depth},
         layers=layers, first_gradients=[draw.uniform(0.1, 2) for _ in layers],
         last_gradients=[draw.uniform(0.01, 0.2) for _ in layers],

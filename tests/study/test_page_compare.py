@@ -9,6 +9,7 @@ from skipway.errors import SkipwayError
 from skipway.study import Record, Results, Study
 from skipway.study.page_compare import comparison_page
 from skipway.study.records import write_json, write_record
+from skipway.study.results import read_results
 
 
 def make_study(folder: Path, name: str, shift: float = 0.0, depths: tuple[int, ...] = (8, 14), **study: Any) -> Results:
@@ -85,3 +86,14 @@ def test_another_format_is_refused(tmp_path: Path, no_shape_checks: None):
     results = make_study(tmp_path / "run", "study", depths=(8,))
     with pytest.raises(SkipwayError, match="no format 'pdf'; .*allowed: html, md, print"):
         results.report(format="pdf")  # pyright: ignore[reportArgumentType]
+
+
+def test_what_failed_is_read_from_the_folder(tmp_path: Path):
+    results = make_study(tmp_path / "run", "study", depths=(8,))
+    gone = results.records[-1].id
+    (results.folder / "trials" / f"{gone}.json").unlink()
+    (results.folder / "failed").mkdir()
+    write_json(results.folder / "failed" / f"{gone}.json", {"id": gone, "error": "out of memory"})
+    found = read_results(results.folder)
+    assert found.failed == ((gone, "out of memory"),)
+    assert "out of memory" in found.report().read_text()

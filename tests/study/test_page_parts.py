@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import plotly.graph_objects as go
 import pytest
@@ -15,7 +14,8 @@ import skipway as sw
 from skipway import probe
 from skipway.probe import Gradients, Landscape
 from skipway.report import Drawing, Folded, Plot
-from skipway.study import Results
+from skipway.study import Results, Study
+from skipway.study.files import builtin_names, read_study
 from skipway.study.page_declaration import toml
 from skipway.study.page_networks import networks_section
 from skipway.study.page_probes import probes_sections
@@ -109,3 +109,13 @@ def test_a_declaration_is_written_as_it_is_read(tmp_path: Path):
         "learning_rate": 1e-05, "question": {"compare": "skip", "reach": 0.1}, "options": {"norm": ["batch", "group"]},
     }  # fmt: skip
     assert tomllib.loads(toml(values)) == values
+
+
+@pytest.mark.parametrize("name", builtin_names())
+def test_every_built_in_study_is_read_back_from_its_declaration(name: str, tmp_path: Path):
+    for part in ("images", "masks"):
+        (tmp_path / part).mkdir()
+    study = read_study(name, {"data": str(tmp_path)} if name == "long-skips" else {})
+    again = Study(**study.declaration())
+    assert again.declaration() == study.declaration()
+    assert [trial.title for trial in again.trials()] == [trial.title for trial in study.trials()]

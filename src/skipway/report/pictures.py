@@ -84,6 +84,9 @@ def _draw(item: Figure) -> matplotlib.figure.Figure:
 
 
 def _panel(axes: Any, item: Figure, panel: Panel, places: list[Any]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    palette = _palette()
     for number, line in enumerate(panel.lines):
         colour, weight = _colour(item, line.colour), 1 if len(item.weights) == 1 else line.weight
         if item.marks == "bands":
@@ -97,9 +100,13 @@ def _panel(axes: Any, item: Figure, panel: Panel, places: list[Any]) -> None:
         axes.set_title(panel.title, fontsize=9, loc="left", fontweight="bold", wrap=True)
     axes.set_xlabel(item.y_title if item.across else item.x_title, fontsize=9)
     axes.tick_params(labelsize=8, length=0)
-    axes.grid(color=_palette()["grid"], linewidth=0.7)
+    axes.grid(color=palette["grid"], linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["bottom", "left"]].set_color(palette["rule"])
+    if item.marks == "bands":
+        # Between whole epochs or layers there is nothing.
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     if item.log_y:
         (axes.set_xscale if item.across else axes.set_yscale)("log")
     if (limits := item.y_range()) is not None:

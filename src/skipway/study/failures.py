@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from pathlib import Path
 
 from skipway.engines import Failed, lacks_memory
@@ -45,6 +46,13 @@ def keep_failure(folder: Path, trial: Trial, trial_id: str, failed: Failed) -> s
     }
     write_json(path, content)
     return why
+
+
+def read_failure(folder: Path, trial_id: str) -> str | None:
+    """Why a trial failed, None where it did not or the file cannot be read."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        return str(json.loads(failure_path(folder, trial_id).read_text(encoding="utf-8"))["error"])
+    return None
 
 
 def forget_failure(folder: Path, trial_id: str) -> None:

@@ -130,7 +130,7 @@ def _subject(results: Results) -> str:
         shape = data.get("shape")
         pixels = f", {' x '.join(map(str, shape[1:]))} pixels" if shape else ""
         classes = f", {data['classes']} classes" if "classes" in data else ""
-        told.append(f"{data['name']}: {' and '.join(sizes)}{pixels}{classes}.")
+        told.append(f"{Path(data['name']).name}: {' and '.join(sizes)}{pixels}{classes}.")
     variants, seeds = len(by_variant(results.records)), len({record.seed for record in results.records})
     trials = f"{_plural(len(results.records), 'trial')}: {_plural(variants, 'variant')}, {_plural(seeds, 'seed')}"
     rounds = max(record.rounds for record in results.records)

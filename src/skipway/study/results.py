@@ -13,6 +13,7 @@ from skipway.errors import SkipwayError, choose
 from skipway.storing import write_whole
 from skipway.study.answer import Answer, answer
 from skipway.study.declaration import Study
+from skipway.study.failures import read_failure
 from skipway.study.records import Record, UnreadableRecord, read_record, storage, write_text
 from skipway.study.summary import Summary, summarise
 
@@ -112,11 +113,13 @@ def read_results(folder: str | Path) -> Results:
         raise SkipwayError(f"'{place}' is no folder of a study: it has no manifest.json") from None
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise SkipwayError(f"'{place / 'manifest.json'}' cannot be read: {error}; run the study again") from error
-    records = []
+    records, failed = [], []
     for trial in trials:
         with contextlib.suppress(UnreadableRecord):
             if (record := read_record(place / trial["record"], trial["id"])) is not None:
                 records.append(record)
+            elif (why := read_failure(place, trial["id"])) is not None:
+                failed.append((str(trial.get("title", trial["id"])), why))
     if not records:
         raise SkipwayError(f"no trial of '{place}' is finished yet")
-    return Results(study, place, tuple(records))
+    return Results(study, place, tuple(records), tuple(failed))
