@@ -11,7 +11,7 @@ from torch import Tensor
 
 import skipway as sw
 from skipway.models import gpt, transformer
-from skipway.models.generation import Beam, Greedy, Sampling, generate, rows, translate
+from skipway.models.generation import Beam, Greedy, Sampling, _FewRows, generate, rows, translate
 from skipway.models.recipe import smoothed_loss
 
 VOCABULARY = 5
@@ -227,3 +227,26 @@ def test_rows_are_padded_on_either_side() -> None:
     assert before is not None
     assert before.tolist() == [[False, False], [True, False]]
     assert rows([[1], [2]])[1] is None
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize(("channels", "out"), [(6, 9), (9, 6)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_linear_maps_of_few_rows_are_the_same_numbers(rows: int, channels: int, out: int, bias: bool) -> None:
+    linear, x = torch.nn.Linear(channels, out, bias=bias), torch.randn(rows, 1, channels)
+    with torch.no_grad():
+        expected = linear(x)
+        with _FewRows():
+            found = linear(x)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_steps_of_few_rows_take_the_fast_product_and_others_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    entered: list[int] = []
+    monkeypatch.setattr(_FewRows, "__enter__", lambda self: entered.append(1))
+    monkeypatch.setattr(_FewRows, "__exit__", lambda self, *raised: None)
+    model = gpt(1, 8, vocabulary=5, length=9)
+    for prompts, expected in (([[1]], 0), ([[1], [2]], 4), ([[1]] * 5, 0)):
+        entered.clear()
+        generate(model, prompts, 4)
+        assert len(entered) == expected
