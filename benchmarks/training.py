@@ -48,7 +48,11 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
             "learning_rate": 2e-3,
         }
     },
-    "unet": {skip: UNET | {"skip": skip} for skip in ("concat", "residual", "attention-gate", "none")},
+    "unet": {
+        skip + (f", seed {seed}" if seed else ""): UNET | {"skip": skip, "seed": seed}
+        for seed in range(3)
+        for skip in ("concat", "residual", "attention-gate", "none")
+    },
     "cifar": {model: CIFAR | {"model": model} for model in ("se_resnet20", "densenet-bc-40-12", "highway-conv-20")},
     "translation": {
         "transformer-mini": {
