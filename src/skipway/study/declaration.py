@@ -325,9 +325,11 @@ class Study(BaseModel):
     def declaration(self) -> dict[str, Any]:
         """The study as plain values, from which `Study(**values)` makes it again; what was not chosen is left out."""
         values: dict[str, Any] = {}
+        # An experiment builds its own networks, and may have no model, depth or skip to choose.
+        always = ("model", "depth", "skip", "seeds", "data") if self.experiment == "train" else ("seeds", "data")
         for name in type(self).model_fields:
             value = getattr(self, name)
-            if name not in self.model_fields_set and name not in ("model", "depth", "skip", "seeds", "data"):
+            if name not in self.model_fields_set and name not in always:
                 continue
             if name == "question":
                 asked = value.model_dump(exclude_defaults=True)
