@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
@@ -77,6 +78,14 @@ def test_twins_of_hugging_face_share_their_first_weights(
         found = [one for one in trace(twin.eval(), inputs).skips if not one.long]
         assert len(found) == expected
         assert isinstance(twin(inputs), Tensor)
+
+
+def test_importing_a_module_takes_nothing_from_the_seed(monkeypatch: pytest.MonkeyPatch):
+    # This module draws the weights of `ready` when it is imported.
+    monkeypatch.delitem(sys.modules, NETS)
+    first, again = _built(f"{NETS}:plain", None), _built(f"{NETS}:plain", None)
+    for name, value in first.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[name], value, rtol=0, atol=0)
 
 
 def test_a_twin_is_made_without_a_trace_on_the_network():
