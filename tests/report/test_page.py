@@ -6,7 +6,7 @@ import zlib
 from html.parser import HTMLParser
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skipway.errors import SkipwayError
@@ -88,6 +88,7 @@ def test_a_page_without_figures_holds_no_library():
     assert len(Page("t", "q", "a", "s", [Section("s", "t", [Table(["a"], [["1"]])])]).html()) < 60_000
 
 
+@settings(max_examples=30)
 @given(
     st.text(min_size=1, max_size=40)
     | st.sampled_from(["</script><script>alert(1)</script>", "<!--", "<b>&amp;'\"", "]]>"])

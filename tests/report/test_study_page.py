@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tests.report.opened import DESKTOP, PHONE, opened, overflow
 from tests.study.make import make_record
 from tests.study.test_page_compare import keep
 
 from skipway.study import Record
+from skipway.study.files import read_study
 
 
 def _hard(folder: Path) -> Path:
@@ -62,3 +64,25 @@ def test_a_single_trial_makes_a_page(browser: Any, tmp_path: Path):
         assert drawing.locator("svg path").count() > 10
         assert overflow(page) == 0
         assert page.get_by_role("link", name="finished").get_attribute("href") == "trials/8-residual-0.json"
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("degradation", {"depth": [8, 14], "epochs": 1, "width": 2, "limit": 60, "probes": ["gradients"]}),
+        pytest.param("norm-placement", {"depth": [2], "epochs": 1}, marks=pytest.mark.slow),
+        pytest.param("identity", {"depth": [1, 2]}, marks=pytest.mark.slow),
+    ],
+)
+def test_a_built_in_study_ends_in_a_page_that_works(browser: Any, tmp_path: Path, name: str, changes: dict[str, Any]):
+    path = read_study(name, {"seeds": [0], **changes}).run(tmp_path / "run", quiet=True).report()
+    with opened(browser, path) as page:
+        assert overflow(page) == 0
+        assert page.locator(".answer").inner_text()
+        for plot in page.locator(".plot, .plotly").all():
+            plot.scroll_into_view_if_needed()
+            plot.locator(".main-svg, canvas").first.wait_for(state="attached")
+        assert page.locator(".plot, .plotly").count() >= 2
+        records = page.get_by_role("link", name="finished").all()
+        assert len(records) >= 2
+        assert all((path.parent / (record.get_attribute("href") or "")).is_file() for record in records)

@@ -20,6 +20,12 @@ def _results(folder: Path, records: list[Record], **study: Any) -> Results:
     return Results(Study(**values), folder, tuple(records))
 
 
+@pytest.fixture(autouse=True)
+def one_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To trace all networks takes longer than everything else here."""
+    monkeypatch.setattr("skipway.study.page_networks._DRAWN", 1)
+
+
 @pytest.fixture
 def records() -> list[Record]:
     return [
