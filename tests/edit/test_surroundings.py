@@ -255,6 +255,22 @@ def test_the_fused_kernel_of_encoder_layers_does_not_pass_an_edit_by(layers: int
             }
 
 
+def test_what_is_the_same_each_time_is_marked_as_torch_marks_it():
+    from skipway.edit.meta import same_each_time
+
+    def ours() -> None: ...
+
+    def theirs() -> None: ...
+
+    torch.compiler.assume_constant_result(theirs)
+    assert vars(same_each_time(ours)) == vars(theirs)
+
+
+def test_editing_does_not_import_the_compiler():
+    code = "import sys, skipway.edit, skipway.probe, skipway.study; sys.exit('torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def _train(rank: int, path: str, name: str) -> None:
     torch.manual_seed(0)
     torch.distributed.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=2)

@@ -173,7 +173,12 @@ def _run(study: Study, out: Path, workers: int | None, engine: str) -> None:
         return
     if not results.records:
         raise SkipwayError(f"no trial came to its end; '{out}' says why")
-    report = results.report()
+    from skipway.study.manifest import is_reported
+
+    # Drawing the page of a large study takes longer than all else where nothing had to be done.
+    report = results.folder / "report.html"
+    if not is_reported(results.folder, report):
+        report = results.report()
     print(f"\n{results.answer.sentence}\n")
     _print_summaries(results)
     print(f"\nReport: {report}")

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from skipway.connect.connection import PlacedConnection
 from skipway.connect.residual import ResidualConnection
+from skipway.edit.meta import same_each_time
 from skipway.errors import SkipwayError
 from skipway.graph.ir import Operation, Ref, Trace
 from skipway.graph.skips import Skip
@@ -313,7 +314,7 @@ def _axis(args: Any, kwargs: Any) -> int:
 
 
 # torch.compile cannot take names apart, and need not: it is the same each time.
-@torch.compiler.assume_constant_result
+@same_each_time
 def _method_in_place(function: Any) -> bool:
     """Whether a call changes its first argument for those who do not look at what it returns, as `x.add_(y)` does."""
     return _named_in_place(function)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 class Spreading(TorchFunctionMode):
@@ -58,3 +61,12 @@ def to_meta(item: Any) -> Any:
 def unrolled() -> bool:
     """Whether a compiler or an exporter writes the model down, which then leaves out by itself what nothing reads."""
     return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+
+
+def same_each_time(function: _Function) -> _Function:
+    """Mark a function whose result a compiler may keep.
+
+    It is `torch.compiler.assume_constant_result` without importing the compiler, which takes as long as torch itself.
+    """
+    function._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
+    return function

@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from skipway.edit import checkpoints
 from skipway.edit.merges import put
+from skipway.edit.meta import same_each_time
 from skipway.edit.places import Place
 from skipway.errors import SkipwayError
 from skipway.graph.names import named
@@ -129,7 +130,7 @@ def _writes(args: Any, kwargs: dict[str, Any], inplace: bool, position: int | No
 
 
 # torch.compile cannot trace through the naming of functions, and need not: it is the same each time.
-@torch.compiler.assume_constant_result
+@same_each_time
 def _facts(function: Any) -> tuple[str, str, bool, int | None]:
     return _known(function)
 

@@ -19,6 +19,7 @@ from skipway.errors import SkipwayError, choose
 from skipway.models.registry import find
 from skipway.outside import fingerprint
 from skipway.study.building import build_network, read_skip, tells_hidden
+from skipway.study.determinism import Undrawn
 from skipway.study.distributed import check_processes
 from skipway.study.plan import Plan, make_plan
 from skipway.study.problems import DataChoice, Problem, check_data
@@ -233,7 +234,7 @@ class Study(BaseModel):
         if ":" in variant.model:
             return
         kind = find(variant.model)[0].task
-        with torch.device("meta"):
+        with torch.device("meta"), Undrawn():
             build_network(variant.model, kind, _OFFERED[kind], variant.skip, variant.options)
 
     def values(self, axis: str) -> tuple[Any, ...]:

@@ -6,9 +6,11 @@ import contextlib
 import platform
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
+from torch.overrides import TorchFunctionMode
 
 # Measured on ResNet-20 and 56 of width 8 with 64 digits: a second thread saves at most 15 % of a step on a quiet
 # machine and multiplies it on a busy one, for the threads then wait for each other. From CIFAR's size on it pays.
@@ -52,6 +54,18 @@ def isolated(one_thread: bool) -> Iterator[None]:
             torch.set_num_threads(threads)
             torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
             torch.backends.cudnn.benchmark = benchmark
+
+
+class Undrawn(TorchFunctionMode):
+    """While it is on, weights keep what they are made with: for networks of which only the shapes are asked for.
+
+    To draw them on the meta device, torch imports its compiler, which takes as long as torch itself.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (torch.Tensor.normal_, torch.Tensor.uniform_):
+            return args[0]
+        return func(*args, **(kwargs or {}))
 
 
 def versions(device: str) -> dict[str, str]:

@@ -13,14 +13,14 @@ import torch
 from skipway.engines import Engine, Event, Failed, Local, Note, Ray, Told, find_engine
 from skipway.errors import SkipwayError
 from skipway.study.declaration import Study
-from skipway.study.determinism import versions
 from skipway.study.distributed import agree
 from skipway.study.failures import forget_failure, keep_failure
 from skipway.study.lock import locked
+from skipway.study.manifest import known_ids, write_manifest
 from skipway.study.plan import one_thread
 from skipway.study.problems import Problems
 from skipway.study.progress import StudyProgress
-from skipway.study.records import FORMAT, Record, UnreadableRecord, read_record, set_aside, storage, write_json
+from skipway.study.records import Record, UnreadableRecord, read_record, set_aside, storage
 from skipway.study.results import Results
 from skipway.study.status import read_status, status_path
 from skipway.study.tasks.classification import Classification
@@ -62,18 +62,20 @@ def run_study(
 def _run(study: Study, folder: Path, token: str, workers: int | None, quiet: bool, engine: Engine) -> Results:
     problems = Problems()
     trials = study.trials()
-    jobs = [(trial, study.identify(trial, problems.of(study.choice(trial.variant)))) for trial in trials]
+    ids = known_ids(folder, study) if processes() == 1 else None
+    if ids is None:
+        ids = [study.identify(trial, problems.of(study.choice(trial.variant))) for trial in trials]
+    jobs = list(zip(trials, ids, strict=True))
     if writes():
         with storage(folder):
             _sweep(folder)
-            write_json(folder / "manifest.json", _manifest(study, jobs))
+            write_manifest(folder, study, jobs)
     records: dict[int, Record] = {}
     failed: dict[int, str] = {}
     status = lambda number: read_status(status_path(folder, jobs[number][1]))  # noqa: E731
     with StudyProgress(trials, quiet or not writes(), status) as progress:
         try:
             # Those of torchrun must see the same trials before them: the first looks for all.
-            ids = [trial_id for _, trial_id in jobs]
             found = [_kept(folder, trial_id, progress) for trial_id in ids] if writes() else []
             for number, record in enumerate(agree(found)):
                 if record is not None:
@@ -208,21 +210,3 @@ def _check_fit(study: Study, problems: Problems, trials: list[Trial]) -> None:
                 raise SkipwayError(
                     f"{variant.model} with skip {variant.label} does not take images of {height} x {width}: {error}"
                 ) from error
-
-
-def _manifest(study: Study, jobs: list[Job]) -> dict[str, object]:
-    return {
-        "format": FORMAT,
-        "study": study.declaration(),
-        "trials": [
-            {
-                "id": trial_id,
-                "title": trial.title,
-                "labels": dict(trial.variant.labels),
-                "seed": trial.seed,
-                "record": os.path.join("trials", f"{trial_id}.json"),
-            }
-            for trial, trial_id in jobs
-        ],
-        "versions": versions("not chosen yet"),
-    }
