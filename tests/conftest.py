@@ -51,6 +51,8 @@ def ray_cluster() -> Iterator[None]:
     import tempfile
 
     ray = pytest.importorskip("ray")
+    # Its workers would give way to all else on the machine, and wait for minutes on a busy one.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     # The sockets of a cluster lie in its folder, and their paths may be 107 letters long.
     folder = tempfile.mkdtemp(prefix="sw", dir="/tmp")
     ray.init(
