@@ -4,14 +4,15 @@ PYTHON ?= $(firstword $(shell command -v python3.11 python3 python))
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+DOCS   := $(VENV)/.docs
 
-.PHONY: demo test test-slow check setup clean
+.PHONY: demo test test-slow check docs setup clean
 
 demo: $(READY)
 	$(BIN)/skipway study degradation --out runs/degradation
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
@@ -19,6 +20,10 @@ test-slow: $(READY)
 check: $(READY)
 	$(BIN)/ruff check --output-format concise
 	$(BIN)/pyright
+
+# Offline: the pages ask the network for nothing, and links that lead nowhere fail.
+docs: $(DOCS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 setup: $(READY)
 
@@ -29,5 +34,9 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
+$(DOCS): $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) build dist src/*.egg-info
+	rm -rf $(VENV) build dist site src/*.egg-info

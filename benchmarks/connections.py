@@ -114,7 +114,8 @@ def rounded(value: float | None) -> float | None:
 def steps(rounds: int) -> dict[str, float]:
     """The time of a training step of ResNet-56 with each connection, over that with `residual`: medians over rounds."""
     data = sw.study.load_images("digits")
-    images, labels = data.train_images[:64], data.train_labels[:64]
+    mean, deviation = data.statistics
+    images, labels = (data.train_images[:64] - mean) / deviation, data.train_labels[:64]
 
     def step(skip: str) -> Callable[[], None]:
         torch.manual_seed(0)
@@ -158,6 +159,9 @@ def draw(results: dict[str, Any]) -> None:
         axes.set_yticks(range(len(shown)), [one["skip"] for one in reversed(shown)], fontsize=8)
         if name == "test_error":
             axes.set_xscale("log")
+            axes.set_xticks([0.01, 0.03, 0.1, 0.3, 1], ["1 %", "3 %", "10 %", "30 %", "100 %"])
+            axes.set_xticks([], minor=True)
+            axes.set_xlim(0.007, 1)
         unit = {"test_error": "test error", "validation_loss": "held out, nats a character"}
         axes.set_xlabel(unit.get(name, "Dice of the membranes, held out"), fontsize=8)
         axes.tick_params(axis="x", labelsize=7, which="both")
