@@ -13,6 +13,7 @@ from skipway.graph import SkipGraph, trace
 from skipway.report import Cell, Drawing, Section, Table
 from skipway.report.tables import number
 from skipway.study.building import build_network
+from skipway.study.determinism import Undrawn
 from skipway.study.records import Record
 from skipway.study.twins import examples
 from skipway.study.variants import Variant
@@ -68,7 +69,8 @@ def _architectures(results: Results) -> dict[str, tuple[Record, Variant]]:
 def _traced(record: Record, variant: Variant) -> SkipGraph:
     offered = _offered(record)
     with torch.device("meta"):
-        network = build_network(record.model, record.task, offered, variant.skip, record.options).eval()
+        with Undrawn():
+            network = build_network(record.model, record.task, offered, variant.skip, record.options).eval()
         failure: SkipwayError | None = None
         for inputs in examples(network, record.task, offered):
             try:
