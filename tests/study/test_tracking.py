@@ -4,10 +4,13 @@ from typing import Any
 
 import pytest
 
+from skipway.engines import Halt
 from skipway.errors import SkipwayError
 from skipway.study import Study, Trained, train
 from skipway.study.loop import Loop
+from skipway.study.problems import Problems
 from skipway.study.tracking import Track, tracking
+from skipway.study.trial_work import TrialWork
 
 
 def _train(folder: Path, logger: Any, **changes: Any) -> Trained:
@@ -75,6 +78,23 @@ def test_wandb_stays_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         assert b"validation_error" in content
         assert b"batch_size" in content
     assert not (tmp_path / "wandb").exists()
+
+
+@pytest.mark.usefixtures("no_shape_checks")
+def test_a_machine_that_does_not_see_the_database_ends_the_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    problems = Problems()
+    for logger, kept in (("mlflow", False), ("tensorboard", True)):
+        study = _study(logger)
+        trial = study.trials()[0]
+        job = trial, study.identify(trial, problems.of(study.choice(trial.variant)))
+        work = TrialWork(study, tmp_path / "elsewhere", "token", problems)
+        if kept:
+            sent = work.prepare()(job, lambda told: None).files
+            assert any(name.startswith(f"tensorboard/{job[1]}/events") for name in sent)
+        else:
+            with pytest.raises(Halt, match="set MLFLOW_TRACKING_URI to a server that all machines reach"):
+                work.prepare()(job, lambda told: None)
 
 
 @pytest.mark.parametrize("logger", ["tensorboard", "mlflow", "wandb"])

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from filelock import FileLock
 
+from skipway.engines import Halt
 from skipway.errors import choose, missing_extra
 from skipway.torchrun import writes
 
@@ -39,6 +40,15 @@ def check_logger(logger: str) -> None:
     """Raise SkipwayError for a logger that there is not, and MissingExtra for one that is not installed."""
     if choose("logger", logger, LOGGERS) != "csv" and importlib.util.find_spec(logger) is None:
         raise missing_extra(logger, logger, f"the logger '{logger}'")
+
+
+def check_far(logger: str) -> None:
+    """Raise Halt for a logger that writes into a database of the study's folder, on a machine that does not see it."""
+    if logger == "mlflow" and not os.environ.get("MLFLOW_TRACKING_URI"):
+        raise Halt(
+            "a machine of the cluster does not see the study's folder, where MLflow's database is: set "
+            "MLFLOW_TRACKING_URI to a server that all machines reach, or use the logger tensorboard"
+        )
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from skipway.study.declaration import Study
 from skipway.study.lock import sees
 from skipway.study.problems import Problem, Problems
 from skipway.study.records import Record, UnreadableRecord, read_record, set_aside, storage, write_record
+from skipway.study.tracking import check_far
 from skipway.study.variants import Trial
 from skipway.torchrun import processes, writes
 
@@ -62,12 +63,15 @@ class TrialWork:
             problem = self.problems.of(self.study.choice(trial.variant))
             if sees(self.folder, self.token) or not writes():
                 return train_and_keep(self.study, trial, trial_id, problem, self.folder, tell)
+            check_far(self.study.logger)
             with tempfile.TemporaryDirectory(prefix="skipway-") as place:
                 folder = Path(place)
                 for name in ("trials", UNFINISHED):
                     (folder / name).mkdir()
                 outcome = train_and_keep(self.study, trial, trial_id, problem, folder, tell)
                 return replace(outcome, files=_files(folder))
+        except Halt:
+            raise
         except SkipwayError as error:
             if lacks_memory(error.__cause__ or error):
                 raise MemoryError(str(error.__cause__ or error)) from error
