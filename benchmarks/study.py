@@ -28,7 +28,7 @@ from skipway.study.trial import study_task
 
 LIMITS = {"overhead": 0.03, "two_workers": 0.6, "resume_seconds": 3.0, "report_seconds": 20.0}
 # An epoch of these takes about a second on one core.
-LONG: dict[str, Any] = {"depth": [20], "skip": ["residual"], "width": 8, "batch_size": 64, "seeds": [0]}
+LONG: dict[str, Any] = {"depth": [44], "skip": ["residual"], "width": 8, "batch_size": 64, "seeds": [0]}
 FINISHED: dict[str, Any] = {
     "depth": [8, 14], "skip": ["none", "residual", "rezero", "highway", "stochastic-depth"], "seeds": list(range(20)),
     "width": 4, "batch_size": 64, "limit": 64, "epochs": 1,

@@ -50,8 +50,14 @@ def numbers(folder: Path) -> dict[str, Any]:
 def begin(folder: Path, options: str, values: dict[str, Any] = VALUES) -> subprocess.Popen[str]:
     """A study in a process and a group of its own."""
     code = f"from skipway.study import Study\nStudy(**{values!r}).run({str(folder)!r}, {options})\n"
+    environment = {**os.environ, "RAY_worker_niceness": "0"}
     return subprocess.Popen(
-        [sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, start_new_session=True, cwd=ROOT
+        [sys.executable, "-c", code],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        cwd=ROOT,
+        env=environment,
     )
 
 
@@ -269,6 +275,24 @@ class TestWholeClusters:
         _, said = process.communicate(timeout=300)
         assert re.search(r"KeyboardInterrupt: stopped; \d of 4 trials are finished and kept in", said)
         until(lambda: not set(below) & set(processes("gcs_server|raylet")))
+        goes_on(tmp_path, snapshot(list(tmp_path.glob("trials/*.json"))), undisturbed)
+
+    def test_a_cluster_that_is_joined_is_left(self, tmp_path: Path, undisturbed: dict[str, Any]):
+        code = (
+            "import ray\nray.init(address='local', num_cpus=2, object_store_memory=100 * 2**20, "
+            "include_dashboard=False, _temp_dir='/tmp/skipway-ray')\nprint(ray.get_runtime_context().gcs_address, flush=True)\ninput()\n"
+        )
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        with subprocess.Popen([sys.executable, "-c", code], text=True, start_new_session=True, **pipes) as holder:
+            assert holder.stdout is not None
+            address = holder.stdout.readline().strip()
+            process = begin(tmp_path, f"engine='ray:{address}', quiet=True")
+            _, said = process.communicate(timeout=300)
+            assert process.returncode == 0, said
+            assert holder.poll() is None
+            assert not processes("^ray::do_job")
+            assert processes("gcs_server", holder.pid)
+            holder.communicate("\n", timeout=300)
         goes_on(tmp_path, snapshot(list(tmp_path.glob("trials/*.json"))), undisturbed)
 
 
