@@ -23,7 +23,7 @@ check: $(READY)
 
 # Offline: the pages ask the network for nothing, and links that lead nowhere fail.
 docs: $(DOCS)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 setup: $(READY)
 

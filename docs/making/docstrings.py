@@ -38,7 +38,7 @@ class AsImported(griffe.Extension):
             hidden = [name for name, path in module.imports.items() if path == f"{module.path}.{name}.{name}"]
             # Everything that leads through a hidden module has to be found while it can be.
             for member in module.members.values():
-                if member.is_alias and member.target_path.startswith(pkg.path):
+                if isinstance(member, griffe.Alias) and member.target_path.startswith(pkg.path):
                     member.resolve_target()
             for name in hidden:
                 function = module.members[name].members[name]
