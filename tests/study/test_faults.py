@@ -104,7 +104,7 @@ def snapshot(paths: list[Path]) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in paths}
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_killed_study_goes_on(workers: int, tmp_path: Path, undisturbed: dict[str, Any]):
     process = begin(tmp_path, f"workers={workers}, quiet=True")
     until(lambda: half_done(tmp_path), process)
@@ -214,7 +214,7 @@ def test_a_lock_that_was_left_behind_blocks_nobody(tmp_path: Path):
     assert len(study.run(tmp_path, quiet=True).records) == 1
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_out_of_memory_fails_alone_with_advice(workers: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """A layer of 9 * 300,000^2 weights is more than any machine takes."""
     study = Study(**{**VALUES, "epochs": 1, "seeds": [0], "width": [4, 300_000, 8]})
@@ -279,8 +279,11 @@ class TestWholeClusters:
 
     def test_a_cluster_that_is_joined_is_left(self, tmp_path: Path, undisturbed: dict[str, Any]):
         code = (
-            "import ray\nray.init(address='local', num_cpus=2, object_store_memory=100 * 2**20, "
-            "include_dashboard=False, _temp_dir='/tmp/skipway-ray')\nprint(ray.get_runtime_context().gcs_address, flush=True)\ninput()\n"
+            "import ray\n"
+            "ray.init(address='local', num_cpus=2, object_store_memory=100 * 2**20, include_dashboard=False, "
+            "_temp_dir='/tmp/skipway-ray')\n"
+            "print(ray.get_runtime_context().gcs_address, flush=True)\n"
+            "input()\n"
         )
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
         with subprocess.Popen([sys.executable, "-c", code], text=True, start_new_session=True, **pipes) as holder:
