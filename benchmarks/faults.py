@@ -1,12 +1,14 @@
 """What a study survives, each fault done for real, and what it cost: behind each the same study is run again.
 
-A row holds if the run behind the fault ends, leaves every record that was there as it was, and gives the numbers of a
-study that nothing disturbed. As root, a disk is filled for real; else files may not grow.
+Each row is written to results/faults.json when it is done. It holds if the run behind the fault ends, leaves every
+record that was there as it was, and gives the numbers of a study that nothing disturbed. As root, a disk is filled for
+real; else files may not grow.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -91,6 +93,11 @@ def running(pattern: str, parent: int | None = None) -> list[int]:
     return found
 
 
+def ray_workers(driver: int) -> list[int]:
+    """The workers that do a job on the cluster that a process started, and on no other of this machine."""
+    return [worker for node in running("raylet/raylet", driver) for worker in running("^ray::do_job", node)]
+
+
 def numbers(folder: Path) -> dict[str, Any]:
     """All records of a folder, without what a clock says."""
     found = {}
@@ -162,7 +169,7 @@ class Table:
         folder = self.place / "ray-worker"
         process = begin(folder, f"engine={RAY}")
         until(lambda: any(folder.glob("unfinished/*.ckpt")), process)
-        os.kill(self.random.choice(until(lambda: running("^ray::do_job"), process)), signal.SIGKILL)
+        os.kill(self.random.choice(until(lambda: ray_workers(process.pid), process)), signal.SIGKILL)
         said = end(process)
         self.again(Row("kill -9 of a Ray worker", f"begun again {said.count('is begun again')} time(s)"), folder)
 
@@ -284,7 +291,7 @@ class Table:
         while process.poll() is None:
             for path in folder.glob("trials/*.json"):
                 seen.setdefault(path.name, path.stat().st_ino)
-            if killed < kills and len(seen) >= moments[killed] and (workers := running("^ray::do_job")):
+            if killed < kills and len(seen) >= moments[killed] and (workers := ray_workers(process.pid)):
                 os.kill(self.random.choice(workers), signal.SIGKILL)
                 killed += 1
             time.sleep(0.05)
@@ -310,7 +317,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, default=200, help="Of the row with many trials.")
     parser.add_argument("--seed", type=int, default=0, help="Which workers are killed, and when.")
-    parser.add_argument("--only", default="", help="Only the rows whose names hold this.")
+    parser.add_argument("rows", nargs="*", help="Only these rows, by the names that results/faults.json has.")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="faults-") as place:
         table = Table(Path(place), options.seed)
@@ -334,12 +341,19 @@ def main() -> None:
             "many": lambda: table.many(options.trials),
         }
         for name, do in rows.items():
-            if options.only in name:
+            if not options.rows or name in options.rows:
                 do()
-    if not options.only:
-        measure.record("faults", {"rows": [vars(row) for row in table.rows]})
+                keep(name, table.rows[-1])
     if broken := [row.fault for row in table.rows if not row.holds]:
         sys.exit(f"not survived: {broken}")
+
+
+def keep(name: str, row: Row) -> None:
+    """Write a row into the table of those that were done before."""
+    path = measure.RESULTS / "faults.json"
+    rows = json.loads(path.read_text())["results"] if path.exists() else {}
+    with contextlib.redirect_stdout(None):
+        measure.record("faults", {**rows, name: vars(row)})
 
 
 if __name__ == "__main__":

@@ -90,6 +90,11 @@ def processes(pattern: str, parent: int | None = None) -> list[int]:
     return found
 
 
+def ray_workers(driver: int) -> list[int]:
+    """The workers that do a job on the cluster that a process started, and on no other of this machine."""
+    return [worker for node in processes("raylet/raylet", driver) for worker in processes("^ray::do_job", node)]
+
+
 def goes_on(folder: Path, kept: dict[Path, bytes], undisturbed: dict[str, Any]) -> None:
     """Run again: what was done is as it was, and all is as if nothing had happened."""
     results = Study(**VALUES).run(folder, quiet=True)
@@ -136,7 +141,7 @@ def test_a_killed_ray_worker_costs_an_epoch(
 
     def kill() -> None:
         until(lambda: list(tmp_path.glob(f"{UNFINISHED}/*.ckpt")))
-        killed.append(until(lambda: processes("^ray::do_job"))[0])
+        killed.append(until(lambda: ray_workers(os.getpid()))[0])
         os.kill(killed[0], signal.SIGKILL)
 
     thread = threading.Thread(target=kill)
@@ -293,7 +298,7 @@ class TestWholeClusters:
             _, said = process.communicate(timeout=300)
             assert process.returncode == 0, said
             assert holder.poll() is None
-            assert not processes("^ray::do_job")
+            assert not ray_workers(holder.pid)
             assert processes("gcs_server", holder.pid)
             holder.communicate("\n", timeout=300)
         goes_on(tmp_path, snapshot(list(tmp_path.glob("trials/*.json"))), undisturbed)
