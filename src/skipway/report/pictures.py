@@ -99,7 +99,7 @@ def _panel(axes: Any, item: Figure, panel: Panel, places: list[Any]) -> None:
     if panel.title:
         axes.set_title(panel.title, fontsize=9, loc="left", fontweight="bold", wrap=True)
     axes.set_xlabel(item.y_title if item.across else item.x_title, fontsize=9)
-    axes.tick_params(labelsize=8, length=0)
+    axes.tick_params(which="both", labelsize=8, length=0)
     axes.grid(color=palette["grid"], linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
