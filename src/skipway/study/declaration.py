@@ -15,6 +15,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from skipway import connect
+from skipway.engines import Engine
 from skipway.errors import SkipwayError, choose
 from skipway.models.registry import find
 from skipway.outside import fingerprint
@@ -357,16 +358,19 @@ class Study(BaseModel):
         folder: str | Path = "runs/study",
         workers: int | None = 1,
         quiet: bool = False,
-        engine: str = "local",
-        **options: Any,
+        engine: str | Engine = "local",
+        wait: bool = False,
     ) -> skipway.study.results.Results:
         """Train what is not yet trained, keeping every finished trial in `folder`, and return all results.
 
         What a crash or Ctrl-C left is taken up at the trial and the epoch where it stopped. `workers` processes share
         the trials, None for as many as suit this machine; the numbers are the same for any. (A script that asks for
         several needs `if __name__ == "__main__":`, as with all processes that Python starts.) `engine="ray"` gives the
-        trials to a Ray cluster. Raises SkipwayError where the data or the folder cannot be used, and KeyboardInterrupt,
-        saying how to go on, on Ctrl-C.
+        trials to a Ray cluster that is started here, "ray:ADDRESS" to one that is there, and
+        `skipway.engines.Ray(needs=Needs(gpus=1))` says what each occupies; more than one of `workers` are then the most
+        that run at once. A trial that fails by itself, as for want of memory, is kept as such and begun again by the
+        next run. Where another process works in the folder, this one is refused, unless told to `wait`. Raises
+        SkipwayError where the data or the folder cannot be used, and KeyboardInterrupt, saying how to go on, on Ctrl-C.
         """
         from skipway.study.running import run_study
 
@@ -375,7 +379,7 @@ class Study(BaseModel):
         # Else every trial would fail by itself, for the same reason.
         check_logger(self.logger)
         check_processes(self.strategy)
-        return run_study(self, Path(folder), workers, quiet, engine=engine, **options)
+        return run_study(self, Path(folder), workers, quiet, engine, wait)
 
 
 def choose_free(name: str) -> None:
