@@ -34,8 +34,16 @@ class TestJobs:
         told = {(event.job, event.what) for event in events if isinstance(event, Told)}
         assert told <= {(0, 1.5), (1, 2.0), (3, 2.5)}
 
-    def test_tell_while_they_run(self):
-        assert Told(1, "waiting") in run([1, "slow"])
+    def test_tell_while_they_run(self, tmp_path: Path):
+        events: list[Event] = []
+
+        def handle(event: Event) -> None:
+            events.append(event)
+            if event == Told(1, "waiting"):
+                (tmp_path / "heard").touch()
+
+        Ray().run(Squares(tmp_path), [1, "until heard"], handle)
+        assert Done(1, True) in events
 
     def test_fail_alone(self):
         events = run([1, "wrong", "odd", "large", "array", "broken", 6])

@@ -30,10 +30,8 @@ class Squares:
             tell(job / 2)
             return job**2
         name, *rest = job.split()
-        if name == "slow":
-            tell("waiting")
-            time.sleep(2)
-            return None
+        if name == "until":
+            return self.until(rest[0], tell)
         return getattr(self, name)(*rest)
 
     def process(self, _: str = "") -> int:
@@ -77,6 +75,16 @@ class Squares:
         if (self.folder / name).stat().st_size <= int(times):
             os.kill(os.getpid(), signal.SIGKILL)
         return "alive"
+
+    def until(self, name: str, tell: Tell) -> bool:
+        """Tell of waiting, and wait for a file, which whoever heard of it makes."""
+        assert self.folder is not None
+        for _ in range(1200):
+            tell("waiting")
+            if (self.folder / name).exists():
+                return True
+            time.sleep(0.1)
+        return False
 
     def sleep(self, name: str) -> None:
         assert self.folder is not None
