@@ -28,6 +28,11 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     return config
 
 
+def on_pre_build(config: MkDocsConfig) -> None:
+    """Make the reports of the recorded studies, which are pages of the site."""
+    studies.make_reports(ROOT / "docs" / "studies")
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that are made of docstrings, traced networks and records, and the records themselves."""
     results = json.loads((RESULTS / "connections.json").read_text(encoding="utf-8"))["results"]

@@ -7,8 +7,18 @@ from pathlib import Path
 
 
 def recorded(folder: Path) -> list[Path]:
-    """The folders of finished studies: those that hold a report."""
-    return sorted(report.parent for report in folder.glob("*/report.html"))
+    """The folders of finished studies: those that hold records."""
+    return sorted(manifest.parent for manifest in folder.glob("*/manifest.json"))
+
+
+def make_reports(folder: Path) -> None:
+    """Write the report of every recorded study that has none yet, or one older than its records."""
+    from skipway.study.results import read_results
+
+    for place in recorded(folder):
+        report = place / "report.html"
+        if not report.exists() or report.stat().st_mtime < (place / "manifest.json").stat().st_mtime:
+            read_results(place).report(report)
 
 
 def index(folder: Path, records: Mapping[str, tuple[str, str]]) -> str:
@@ -38,12 +48,11 @@ def _entry(place: Path) -> list[str]:
     name = place.name
     title = name.replace("-", " ").replace("_", " ").capitalize()
     lines = [f"### {title}", ""]
-    if (place / "manifest.json").is_file():
-        results = read_results(place)
-        lines += [f"**{results.answer.asked.text}** {results.answer.sentence}", ""]
-        study = results.study
-        seeds = ", ".join(map(str, study.seeds))
-        lines += [f"{len(results.records)} trials, seeds {seeds}. {study.about}".strip(), ""]
+    results = read_results(place)
+    lines += [f"**{results.answer.asked.text}** {results.answer.sentence}", ""]
+    study = results.study
+    seeds = ", ".join(map(str, study.seeds))
+    lines += [f"{len(results.records)} trials, seeds {seeds}. {study.about}".strip(), ""]
     links = [f'<a href="{name}/report.html">The report</a>']
     sources = sorted(path for ending in ("toml", "py") for path in place.glob(f"*.{ending}"))
     links += [f'<a href="{name}/{one.name}">{one.name}</a>' for one in sources]

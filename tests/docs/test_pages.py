@@ -106,8 +106,9 @@ def test_every_command_is_on_the_page_of_the_command_line() -> None:
 def test_a_recorded_study_tells_its_question_and_its_answer(tmp_path: Path, no_shape_checks: None) -> None:
     study = sw.Study(model="resnet8", width=4, skip=["none", "residual"], seeds=[0], steps=2, batch_size=16)
     results = study.run(tmp_path / "first-steps", quiet=True)
-    assert studies.recorded(tmp_path) == []
-    results.report()
+    assert studies.recorded(tmp_path) == [tmp_path / "first-steps"]
+    studies.make_reports(tmp_path)
+    assert (tmp_path / "first-steps" / "report.html").is_file()
     text = studies.index(tmp_path, numbers.TRAINED)
     assert "### First steps" in text
     assert results.answer.sentence in text
