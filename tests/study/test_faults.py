@@ -291,6 +291,7 @@ class TestWholeClusters:
         self, tmp_path: Path, undisturbed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
     ):
         # Who joins a cluster has its token, as Ray's own documents tell.
+        monkeypatch.setenv("RAY_worker_niceness", "0")
         monkeypatch.setenv("RAY_AUTH_MODE", "token")
         monkeypatch.setenv("RAY_AUTH_TOKEN", "a-token-for-this-test-and-no-other-32")
         code = (
