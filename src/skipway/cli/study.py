@@ -191,7 +191,9 @@ def _print_summaries(results: Results) -> None:
 
     shown = results.shown_measures()
     # The names of our families tell their depth.
-    told = {"model", "skip"} | ({"depth"} if all("{depth}" in name for name in results.study.values("model")) else set())
+    told = {"model", "skip"}
+    if all("{depth}" in name for name in results.study.values("model")):
+        told.add("depth")
     axes = [name for name in results.records[0].labels if name not in told]
     table = Table("model", "skip", *axes, *(name.replace("_", " ") for name in shown), box=None, pad_edge=False)
     table.add_column("seeds", justify="right")
