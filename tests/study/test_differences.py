@@ -64,7 +64,7 @@ def test_every_value_is_compared_with_the_baseline_seed_by_seed_where_the_rest_a
     table = {(depth, skip, seed): error for depth, skip, seed, error in rows}
     baseline = rows[0][1]
     found = compare(records, "skip", baseline, "test_error")
-    depths, skips, seeds = ({row[place] for row in rows} for place in range(3))
+    depths, skips, seeds = {row[0] for row in rows}, {row[1] for row in rows}, {row[2] for row in rows}
     assert len(found) == len(depths) * (len(skips) - 1)
     for one in found:
         depth = int(one.where["depth"])

@@ -83,7 +83,7 @@ def read_value(text: str) -> Any:
 
 def _toml(content: str, where: str) -> dict[str, Any]:
     try:
-        import tomllib
+        import tomllib  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError:
         import tomli as tomllib  # pyright: ignore[reportMissingImports]
     try:
