@@ -49,7 +49,10 @@ Workers = Annotated[
     int | None,
     typer.Option(help="Processes that train side by side.", show_default="as many as suit this machine"),
 ]
-Engine = Annotated[str, typer.Option(help="What runs the trials: 'local', this machine, or 'ray', a Ray cluster.")]
+Engine = Annotated[
+    str,
+    typer.Option(help="What runs the trials: 'local', this machine; 'ray', a cluster started here; or 'ray:ADDRESS'."),
+]
 
 
 @study_app.command(help=_RUN)
@@ -74,6 +77,9 @@ def run(
             show_default="as the study says",
         ),
     ] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait where another process works in the folder, instead of refusing.")
+    ] = False,
 ) -> None:
     """Run a study from its declaration."""
     if writes():
@@ -84,7 +90,7 @@ def run(
     given = {"data": data, "logger": logger, "strategy": strategy}
     changes |= {name: value for name, value in given.items() if value is not None}
     declared = read_study(study, changes)
-    _run(declared, out or Path("runs") / declared.name, workers, engine)
+    _run(declared, out or Path("runs") / declared.name, workers, engine, wait)
 
 
 @study_app.command()
@@ -162,9 +168,9 @@ def degradation(
     _run(read_study("degradation", changes), out, workers, engine)
 
 
-def _run(study: Study, out: Path, workers: int | None, engine: str) -> None:
+def _run(study: Study, out: Path, workers: int | None, engine: str, wait: bool = False) -> None:
     try:
-        results = study.run(out, workers=workers, engine=engine)
+        results = study.run(out, workers=workers, engine=engine, wait=wait)
     except KeyboardInterrupt as interruption:
         # Typer would make "Aborted." of it, and say nothing of what is kept.
         print(f"skipway: {interruption}", file=sys.stderr)

@@ -159,7 +159,10 @@ class ResidualConnection(PlacedConnection):
     ) -> Float[Tensor, "..."]:
         value, fresh = self._receive(value, fresh)
         if self.scale is not None:
-            value, fresh = self.scale(value, fresh), True
+            # Where the network is its own, a learned factor makes a tensor of its own, with gradients and without: what
+            # was traced in one is found again in the other.
+            own = bool(self.placement.out) and self.skip.scale is not None and self.skip.scale.learned
+            value, fresh = self.scale(value, fresh and not own), True
         keep = None if self.drop is None or not self.drop.active else self.drop.keep(value)
         source = stream
         if self._shares_read:

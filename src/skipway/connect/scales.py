@@ -94,18 +94,14 @@ class Scaling(nn.Module):
         self.scale: float | nn.Parameter = nn.Parameter(start) if learned else initial
 
     def forward(self, x: Float[Tensor, "..."], fresh: bool = False) -> Float[Tensor, "..."]:
-        """The product, in x itself if that is `fresh` and the factor is a constant.
-
-        By a learned factor it is a tensor of its own, with gradients and without: a network runs the same operations in
-        both, so that what was traced in one is found again in the other.
-        """
+        """The product, in x itself if that is `fresh` and no backward pass will ask for it."""
         scale = self.scale
         if not isinstance(scale, Tensor):
             return x.mul_(scale) if fresh else x * scale
         # In the value's own precision, so that autocast's bfloat16 is not widened by a float32 factor.
         scale = scale.to(x.dtype)
         factor = scale if self.channels is None else along_channels(scale, self.dims)
-        return x * factor
+        return x.mul_(factor) if fresh and not torch.is_grad_enabled() else x * factor
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}" if isinstance(self.scale, Tensor) else f"constant {self.scale:g}"

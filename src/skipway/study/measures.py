@@ -24,7 +24,7 @@ def better(measure: str) -> Literal["lowest", "highest"]:
     return "highest" if any(word in measure for word in _HIGHEST) else "lowest"
 
 
-def written(measure: str, value: float) -> str:
+def written(measure: str, value: float | int) -> str:
     """A measure as people write it.
 
     >>> written("test_error", 0.0512), written("parameters", 272474), written("memory", 3 << 20), written("loss", 1.5)
