@@ -115,7 +115,7 @@ def _timed(command: list[str]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=10, help="Of a trial whose overhead is measured.")
+    parser.add_argument("--epochs", type=int, default=16, help="Of a trial whose overhead is measured.")
     parser.add_argument("--trials", type=int, default=200, help="Of the finished study.")
     parser.add_argument("--only", choices=("overhead", "two_workers", "resume"))
     options = parser.parse_args()
