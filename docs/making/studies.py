@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,7 +19,13 @@ def make_reports(folder: Path) -> None:
     for place in recorded(folder):
         report = place / "report.html"
         if not report.exists() or report.stat().st_mtime < (place / "manifest.json").stat().st_mtime:
-            read_results(place).report(report)
+            # A network of one's own lies beside its study, and is imported from there.
+            before = Path.cwd()
+            os.chdir(place)
+            try:
+                read_results(place).report(report)
+            finally:
+                os.chdir(before)
 
 
 def index(folder: Path, records: Mapping[str, tuple[str, str]]) -> str:
