@@ -44,6 +44,21 @@ def test_probes_run_on_the_first_seeds_networks_and_are_kept_as_files(tmp_path: 
             assert isinstance(probe.load(folder / "paths.npz"), probe.PathGradients)
 
 
+def test_a_study_that_asks_for_other_probes_measures_them(problem: Problem):
+    values = {"depth": [8], "width": 4, "skip": ["residual"], "seeds": [3, 4], "epochs": 1, "limit": 64}
+
+    def names(probes: list[object]) -> list[str]:
+        study = Study(**values, probes=probes)
+        return [study.identify(trial, problem) for trial in study.trials()]
+
+    none, some, every = names([]), names(["gradients"]), names([{"name": "gradients", "seeds": "all"}])
+    assert none[0] != some[0]
+    # Those of further seeds are not probed, and what is done of them stays.
+    assert none[1] == some[1]
+    assert none[1] != every[1]
+    assert some[0] != names([{"name": "gradients", "samples": 8}])[0]
+
+
 def test_a_probe_measures_the_held_out_images_as_the_network_sees_them(problem: Problem):
     network = create("resnet8", width=4, in_channels=1)
     (inputs, labels), loss = examples(problem.task, 32)

@@ -13,6 +13,7 @@ from skipway.study.degradation import QUESTION, Harm, Repair, degradation
 from skipway.study.degradation import RULE as DEGRADATION_RULE
 from skipway.study.differences import LEAST_SEEDS, LEVEL, Comparison, chance, compare
 from skipway.study.measures import written
+from skipway.study.question import compared_axis
 from skipway.study.records import Record
 from skipway.study.summary import Spread, summarise
 from skipway.study.variants import label
@@ -88,17 +89,9 @@ class Answer:
     repairs: Mapping[str, Repair] | None = None
 
 
-def compared_axis(study: Study) -> str:
-    """The axis whose values are compared: the one that is asked for, else skips, else the first that varies."""
-    if study.question.compare is not None:
-        return study.question.compare
-    varying = [name for name, values in study.axes().items() if len(values) > 1]
-    return "skip" if "skip" in varying or not varying else varying[0]
-
-
 def ask(study: Study, records: Sequence[Record]) -> Asked:
     """Settle what a study's question leaves open; raises SkipwayError for a measure that no record has."""
-    question, axis, axes = study.question, compared_axis(study), study.axes()
+    question, axis, axes = study.question, compared_axis(study.question, study.axes()), study.axes()
     values = axes.get(axis, (None,))
     baseline = label(values[0])
     if question.baseline is not None:

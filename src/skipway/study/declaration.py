@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
-from skipway import connect
 from skipway.engines import Engine
 from skipway.errors import SkipwayError, choose
 from skipway.models.registry import find
@@ -22,40 +20,20 @@ from skipway.outside import fingerprint
 from skipway.study.building import build_network, read_skip, tells_hidden
 from skipway.study.determinism import Undrawn
 from skipway.study.distributed import check_processes
+from skipway.study.keys import AXES, DATA, RECIPE, choose_free, plain_values, read, sentence
 from skipway.study.plan import Plan, make_plan
+from skipway.study.probing import check_probes, probes_of
 from skipway.study.problems import DataChoice, Problem, check_data
-from skipway.study.question import Question
-from skipway.study.recipe import OPTIMIZERS, PRECISIONS, SCHEDULES, check_number, check_whole
+from skipway.study.question import Question, compared_axis
+from skipway.study.recipe import check_whole
 from skipway.study.tracking import LoggerName, check_logger
-from skipway.study.variants import AS_BUILT, Trial, Variant, connection, make_variants, plain_value
+from skipway.study.variants import Trial, Variant, connection, make_variants, plain_value
 
 if TYPE_CHECKING:
     import skipway.study.results
 
 # Part of every trial's identity: to be raised when the training loop changes what comes out of it.
 LOOP = 2
-# What may take several values, which are then compared; the last varies fastest.
-AXES = (
-    "data", "limit", "image_size", "crop", "length", "augment", "optimizer", "learning_rate", "schedule", "warm_up",
-    "momentum", "weight_decay", "batch_size", "clip", "precision", "epochs", "steps", "seconds", "model", "width",
-    "depth", "skip",
-)  # fmt: skip
-RECIPE = (
-    "optimizer", "learning_rate", "schedule", "warm_up", "momentum", "weight_decay", "batch_size", "clip",
-)  # fmt: skip
-DATA = ("limit", "image_size", "crop", "length", "augment")
-_WHOLE = {
-    "depth": 1, "width": 1, "limit": 2, "image_size": 1, "crop": 1, "length": 1, "warm_up": 0, "batch_size": 2,
-    "epochs": 1, "steps": 1,
-}  # fmt: skip
-_NUMBERS = {
-    "learning_rate": ("above 0", lambda x: x > 0),
-    "momentum": ("from 0 to below 1", lambda x: 0 <= x < 1),
-    "weight_decay": ("0 or more", lambda x: x >= 0),
-    "clip": ("above 0", lambda x: x > 0),
-    "seconds": ("above 0", lambda x: x > 0),
-}
-_WORDS = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "precision": PRECISIONS, "augment": ("none", "standard")}
 # What data of each kind offer to a network, where a study is checked before its data are read.
 _OFFERED: dict[str, dict[str, Any]] = {
     "classification": {"num_classes": 10, "in_channels": 3, "image_size": 32},
@@ -136,7 +114,7 @@ class Study(BaseModel):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise SkipwayError(_sentence(error)) from None
+            raise SkipwayError(sentence(error)) from None
         self._check()
 
     def __eq__(self, other: object) -> bool:
@@ -160,7 +138,7 @@ class Study(BaseModel):
         values = tuple(value) if isinstance(value, (list, tuple)) else (value,)
         if not values:
             raise SkipwayError(f"{name} is empty; a study needs one value at least")
-        values = tuple(_read(name, one) for one in values)
+        values = tuple(read(name, one) for one in values)
         shown = [connection(one) if name == "skip" else repr(one) for one in values]
         if unstable := [text for text in shown if " at 0x" in text]:
             raise SkipwayError(
@@ -195,8 +173,6 @@ class Study(BaseModel):
         self._check_depths()
         self._check_question()
         if self.experiment == "train":
-            from skipway.study.probing import check_probes
-
             check_probes(self.probes)
             for variant in self.variants():
                 self._try(variant)
@@ -219,14 +195,13 @@ class Study(BaseModel):
 
     def _check_question(self) -> None:
         axes, asked = self.axes(), self.question
-        varying = [name for name, values in axes.items() if len(values) > 1]
         for role in ("compare", "along"):
             if (name := getattr(asked, role)) is not None:
                 choose(f"axis to {role}" if role == "compare" else "axis to go along", name, axes)
         if asked.compare is not None and asked.compare == asked.along:
             raise SkipwayError(f"the question compares {asked.compare} along itself; name another axis for `along`")
         if asked.baseline is not None:
-            compared = asked.compare or ("skip" if "skip" in varying else next(iter(varying), "skip"))
+            compared = compared_axis(asked, axes)
             known = [connection(v) if compared == "skip" else repr(v) for v in axes.get(compared, ())]
             value = read_skip(asked.baseline) if compared == "skip" else asked.baseline
             if (connection(value) if compared == "skip" else repr(value)) not in known:
@@ -320,6 +295,9 @@ class Study(BaseModel):
             "fingerprint": problem.facts["fingerprint"],
             "recipe": self.recipe(trial.variant, problem),
         }
+        # What probes found stands in the record, so a study that asks for others needs another one.
+        if probes := probes_of(self.probes, trial.seed == self.seeds[0]):
+            determining["probes"] = probes
         if (written := fingerprint(trial.variant.model)) is not None:
             determining["source"] = written
         digest = hashlib.sha256(json.dumps(determining, sort_keys=True, default=repr).encode()).hexdigest()
@@ -339,21 +317,16 @@ class Study(BaseModel):
                 asked = value.model_dump(exclude_defaults=True)
                 value = {key: plain_value(one) for key, one in asked.items()}
             elif name == "options":
-                value = {key: _plain_values(one) for key, one in value.items()}
+                value = {key: plain_values(one) for key, one in value.items()}
             elif name == "depth" and "depth" not in self.model_fields_set:
                 value = list(self.values("depth")) or None
             elif isinstance(value, tuple) and name in AXES and len(value) == 1 and not isinstance(value[0], tuple):
                 value = str(value[0]) if isinstance(value[0], Path) else plain_value(value[0])
             elif isinstance(value, tuple):
-                value = [str(one) if isinstance(one, Path) else _plain_values(one) for one in value]
+                value = [str(one) if isinstance(one, Path) else plain_values(one) for one in value]
             if value is not None:
                 values[name] = value
         return values
-
-    def changed(self, **changes: Any) -> Study:
-        """The same study with other values."""
-        kept = {name: getattr(self, name) for name in self.model_fields_set}
-        return Study(**{**kept, **changes})
 
     def run(
         self,
@@ -382,56 +355,3 @@ class Study(BaseModel):
         check_logger(self.logger)
         check_processes(self.strategy)
         return run_study(self, Path(folder), workers, quiet, engine, wait)
-
-
-def choose_free(name: str) -> None:
-    """Raise SkipwayError for an option that is a key of the study itself."""
-    if name in AXES:
-        raise SkipwayError(f"options.{name} is a key of its own: write {name} = ... outside of options")
-
-
-def _read(name: str, value: Any) -> Any:
-    if name == "skip":
-        if value == AS_BUILT:
-            return None
-        if isinstance(value, (list, tuple)):
-            return tuple(_read(name, one) for one in value)
-        value = read_skip(value) if isinstance(value, str) else value
-        if value is not None:
-            connect.resolve(value)
-        return value
-    if name in _WHOLE or name == "seeds":
-        check_whole(name, value, _WHOLE.get(name, 0))
-    elif name in _NUMBERS:
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise SkipwayError(f"{name} takes numbers, not {value!r}")
-        allowed, holds = _NUMBERS[name]
-        check_number(name, value, allowed, math.isfinite(value) and holds(value))
-    elif name in _WORDS:
-        choose(name, value, _WORDS[name])
-    elif name == "model" and not isinstance(value, str):
-        raise SkipwayError(f"model takes names, such as 'resnet{{depth}}', not {value!r}")
-    return value
-
-
-def _plain_values(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain_values(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain_values(one) for one in value]
-    return plain_value(value)
-
-
-def _sentence(error: ValidationError) -> str:
-    """What pydantic found first, with the key and the value."""
-    first = error.errors()[0]
-    if isinstance(raised := first.get("ctx", {}).get("error"), SkipwayError):
-        return str(raised)
-    key = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        try:
-            choose("key of a question", key.removeprefix("question."), Question.model_fields)
-        except SkipwayError as unknown:
-            return str(unknown)
-    message = first["msg"][0].lower() + first["msg"][1:]
-    return f"{key} = {first['input']!r}: {message}"

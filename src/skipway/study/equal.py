@@ -8,7 +8,9 @@ import torch
 
 from skipway.errors import SkipwayError
 from skipway.models.registry import describe, find
+from skipway.study.building import read_skip
 from skipway.study.problems import Problem
+from skipway.study.question import compared_axis
 from skipway.study.variants import Variant
 
 if TYPE_CHECKING:
@@ -45,10 +47,7 @@ def equal_width(study: Study, variant: Variant, problem: Problem) -> int:
 
 def _reference(study: Study, variant: Variant) -> Variant:
     """The variant that differs in the compared axis alone, where it has its first value or the baseline's."""
-    from skipway.study.answer import compared_axis
-    from skipway.study.declaration import read_skip
-
-    axis = compared_axis(study)
+    axis = compared_axis(study.question, study.axes())
     values = study.values(axis)
     baseline = study.question.baseline
     wanted = values[0] if baseline is None else read_skip(baseline) if axis == "skip" else baseline

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -37,3 +37,13 @@ class Question(BaseModel):
     at: At = "last"
     reach: float | None = None
     rule: Rule | None = None
+
+
+def compared_axis(question: Question, axes: Mapping[str, Sequence[Any]]) -> str:
+    """The axis whose values are compared: the one that is asked for, else skips, else the first that varies.
+
+    >>> compared_axis(Question(), {"depth": (8, 14), "skip": ("none",)})
+    'depth'
+    """
+    varying = [name for name, values in axes.items() if len(values) > 1]
+    return question.compare or ("skip" if "skip" in varying or not varying else varying[0])
