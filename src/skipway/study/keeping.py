@@ -1,4 +1,7 @@
-"""What a training writes down after every round, on the one process that writes."""
+"""What a training writes down after every round, on the one process that writes.
+
+This module imports lightning, which takes seconds: it is imported where a network is trained, and nowhere else.
+"""
 
 from __future__ import annotations
 
