@@ -157,6 +157,15 @@ def test_a_study_comes_back_from_what_it_declares(study: Study):
     assert again.question == study.question
 
 
+def test_a_changed_study_keeps_what_was_not_changed_and_is_checked_again():
+    study = Study(depth=[8, 14], seeds=[0, 1], question={"compare": "skip"}, epochs=2)
+    smaller = study.changed(depth=[8], seeds=[0])
+    assert smaller == Study(depth=[8], seeds=[0], question={"compare": "skip"}, epochs=2)
+    assert study.values("depth") == (8, 14)
+    with pytest.raises(SkipwayError, match="epochs and steps say the same thing twice"):
+        study.changed(steps=10)
+
+
 def test_axes_vary_from_the_last_and_name_what_varies():
     study = Study(model="resnet{depth}", depth=[8, 14], skip=["none"], learning_rate=[0.1, 0.01], seeds=[0])
     assert [(v.model, v.labels) for v in study.variants()] == [

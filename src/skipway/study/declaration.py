@@ -328,6 +328,17 @@ class Study(BaseModel):
                 values[name] = value
         return values
 
+    def changed(self, **changes: Any) -> Study:
+        """The same study with other values.
+
+        Raises SkipwayError as a new study does.
+
+        >>> Study(depth=[8, 14], seeds=[0, 1, 2]).changed(seeds=[0]).values("depth")
+        (8, 14)
+        """
+        kept = {name: getattr(self, name) for name in self.model_fields_set}
+        return Study(**{**kept, **changes})
+
     def run(
         self,
         folder: str | Path = "runs/study",
