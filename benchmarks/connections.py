@@ -22,8 +22,8 @@ import torch.nn.functional as F
 
 import measure
 import skipway as sw
-from skipway.study.differences import compare
-from skipway.study.records import Record
+from skipway.study import Record
+from skipway.study.answering.differences import compare
 
 WIDENING = ("concat", "attention-gate", "residual-path", "dense")
 SKIPS = tuple(name for name in sw.connect.names() if name not in WIDENING)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import measure
 import skipway as sw
-from skipway.study.data import Images, load_images
+from skipway.study import Images, load_images
 
 RATES = (0.1, 0.01, 0.001)
 # Model, skip, learning rate.

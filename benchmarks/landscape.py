@@ -20,7 +20,7 @@ from skipway.probe import random_direction
 from skipway.probe.batches import read_batches
 from skipway.probe.landscape_points import LandscapeTask, with_way
 from skipway.probe.plane import make_plane
-from skipway.study.data import load_images
+from skipway.study import load_images
 
 
 def rewriting(model: nn.Module, images: Tensor, labels: Tensor, points: np.ndarray) -> Callable[[], list[float]]:

@@ -25,8 +25,9 @@ import skipway as sw
 from skipway import probe
 from skipway.probe import Landscape, Result
 from skipway.study import Record, Results, Study
-from skipway.study.records import write_json, write_record
-from skipway.study.variants import Variant, connection
+from skipway.study.declaring.variants import Variant, connection
+from skipway.study.records.record import write_record
+from skipway.study.records.writing import write_json
 
 EPOCHS = 50
 SKIPS = ["none", "residual", "rezero", "skipinit", "highway"]

@@ -20,11 +20,11 @@ import torch
 
 import measure
 from skipway.study import Study
-from skipway.study.determinism import WEIGHTS, derive, isolated
-from skipway.study.loop import Loop, fit
-from skipway.study.plan import make_order
-from skipway.study.problems import Problems
-from skipway.study.trial import study_task
+from skipway.study.running.trial import study_task
+from skipway.study.tasks.problems import Problems
+from skipway.study.training.determinism import WEIGHTS, derive, isolated
+from skipway.study.training.loop import Loop, fit
+from skipway.study.training.plan import make_order
 
 LIMITS = {"overhead": 0.03, "two_workers": 0.6, "resume_seconds": 3.0, "report_seconds": 20.0}
 # An epoch of these takes about a second on one core.
@@ -95,7 +95,7 @@ def resume(place: Path, trials: int, rounds: int) -> dict[str, Any]:
     command = [sys.executable, "-m", "skipway", "study", "run", str(file), "--out", str(folder)]
     built = [_timed(command)]
     again = [_timed(command) for _ in range(rounds)]
-    code = f"from skipway.study.results import read_results\nread_results({str(folder)!r}).report()\n"
+    code = f"from skipway.study.running.results import read_results\nread_results({str(folder)!r}).report()\n"
     report = [_timed([sys.executable, "-c", code]) for _ in range(rounds)]
     return {
         "trials": 10 * len(seeds),

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 import measure
-from skipway.study.training import Trained, train
+from skipway.study import Trained, train
 
 CIFAR: dict[str, Any] = {
     "data": "cifar10",

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from skipway.study.differences import chance
+from skipway.study.answering.differences import chance
 
 RECORD = "../results/connections.json"
 # Network, measure, its name, whether less is better, and whether it is told in per cent.

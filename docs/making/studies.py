@@ -14,7 +14,7 @@ def recorded(folder: Path) -> list[Path]:
 
 def make_reports(folder: Path) -> None:
     """Write the report of every recorded study that has none yet, or one older than its records."""
-    from skipway.study.results import read_results
+    from skipway.study.running.results import read_results
 
     for place in recorded(folder):
         report = place / "report.html"
@@ -50,7 +50,7 @@ def index(folder: Path, records: Mapping[str, tuple[str, str]]) -> str:
 
 
 def _entry(place: Path) -> list[str]:
-    from skipway.study.results import read_results
+    from skipway.study.running.results import read_results
 
     name = place.name
     title = name.replace("-", " ").replace("_", " ").capitalize()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 # More names than this nobody reads in an error.
 _READABLE = 50
@@ -42,6 +44,18 @@ def choose(
     else:
         listed = ", ".join(options) or "none"
     raise SkipwayError(f"no {kind} {name!r}; {suggestion}allowed: {listed}")
+
+
+def check_whole(name: str, value: Any, least: int) -> None:
+    """Raise SkipwayError unless a value is a whole number, `least` at the least."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise SkipwayError(f"{name} takes whole numbers from {least}, not {value!r}")
+
+
+def check_number(name: str, value: float, allowed: str, holds: bool) -> None:
+    """Raise SkipwayError where a number is not what is allowed, or not finite."""
+    if not holds or not math.isfinite(value):
+        raise SkipwayError(f"{name} is {value}; it must be {allowed}")
 
 
 def missing_extra(package: str, extra: str, purpose: str) -> MissingExtra:

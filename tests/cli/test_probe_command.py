@@ -42,7 +42,7 @@ def test_a_probe_prints_its_table_and_its_policy(name: str, tmp_path: Path):
 def test_the_numbers_are_those_of_the_library(tmp_path: Path, weights: Path):
     out = tmp_path / "numbers.npz"
     run("probe", "gradients", "resnet8", "--weights", str(weights), *SMALL, "--set", "mode=eval", "--out", str(out))
-    from skipway.study.data import load_images
+    from skipway.study import load_images
 
     images = load_images("digits")
     order = torch.randperm(len(images.test_labels), generator=torch.Generator().manual_seed(0))[:32]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from skipway.study.files import read_study
+from skipway.study.declaring.files import read_study
 
 README = Path(__file__).parents[2] / "README.md"
 SMALLER = {"[20, 56]": "[8]", "[0, 1, 2]": "[0], epochs=1, limit=40, width=4", '"runs/mine"': '"runs/mine", quiet=True'}

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from skipway.cli.app import main
-from skipway.study.progress import StudyProgress
+from skipway.study.running.progress import StudyProgress
 
 SMALL = ["--depths", "8", "--seeds", "0", "--epochs", "1", "--width", "4", "--samples", "40", "--workers", "1"]
 

@@ -9,7 +9,7 @@ from PIL import Image
 from skipway.cli.app import main
 from skipway.cli.train import parse_options, parse_skip
 from skipway.connect import Residual
-from skipway.study.progress import TrainingProgress
+from skipway.study.training.progress import TrainingProgress
 
 SMALL = ["--limit", "60", "--epochs", "1", "--option", "width=4", "--batch-size", "16"]
 

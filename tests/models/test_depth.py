@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 import skipway as sw
-from skipway.study.data import load_images
+from skipway.study import load_images
 
 
 def digits(n: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -80,7 +80,7 @@ def test_gates_start_near_the_shortcut() -> None:
 
 
 def loss_after(model: nn.Module, steps: int) -> float:
-    from skipway.study.data import load_images
+    from skipway.study import load_images
 
     data = load_images("digits")
     images, labels = (data.train_images[:64].float() - 5) / 6, data.train_labels[:64]

@@ -71,7 +71,7 @@ def points(n: int = 40, inputs: int = 5, classes: int = 3, seed: int = 2) -> tup
 
 def trained_mlp() -> tuple[nn.Module, tuple[Tensor, Tensor]]:
     """A network that has learned 300 digits, and those."""
-    from skipway.study.data import load_images
+    from skipway.study import load_images
 
     digits = load_images("digits")
     batch = digits.train_images[:300].float().flatten(1) / 16, digits.train_labels[:300]

@@ -208,7 +208,7 @@ class TestBarrier:
 
 
 def trained_on_digits(make: Callable[[], nn.Module], seed: int, steps: int = 150) -> nn.Module:
-    from skipway.study.data import load_images
+    from skipway.study import load_images
 
     digits = load_images("digits")
     x, y = digits.train_images.float() / 16, digits.train_labels
@@ -224,7 +224,7 @@ def trained_on_digits(make: Callable[[], nn.Module], seed: int, steps: int = 150
 
 
 def test_between_two_trainings_on_digits_the_barrier_falls():
-    from skipway.study.data import load_images
+    from skipway.study import load_images
 
     digits = load_images("digits")
     x, y = digits.test_images.float() / 16, digits.test_labels

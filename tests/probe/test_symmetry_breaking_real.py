@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from skipway.probe import barrier, symmetry_breaking
-from skipway.study.data import load_images
+from skipway.study import load_images
 
 pytestmark = pytest.mark.slow
 

@@ -14,7 +14,7 @@ from skipway.cli.specs import find
 from skipway.errors import SkipwayError, choose
 
 if TYPE_CHECKING:
-    from skipway.study.data import Images
+    from skipway.study import Images
 
 PARTS = ("test", "train")
 
@@ -40,7 +40,7 @@ class DataChoice:
 
     def images(self) -> Images:
         """The images to measure on; all of the set where its own statistics are to be known."""
-        from skipway.study.data import load_images
+        from skipway.study import load_images
 
         return load_images(self.name, None if self.mean is None else self.samples, self.image_size)
 

@@ -27,10 +27,10 @@ def predict(
     seed: Annotated[int, typer.Option(help="What they are drawn from.")] = 0,
 ) -> None:
     """What a trained network makes of inputs that it has not seen."""
-    from skipway.study import prediction
+    from skipway import study
 
     given = [line.rstrip("\n") for line in sys.stdin] if inputs == ["-"] else inputs
-    found = prediction.predict(
+    found = study.predict(
         folder,
         given,
         out=out,

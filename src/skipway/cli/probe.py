@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from skipway.cli.batches import DataChoice
     from skipway.probe import Result
-    from skipway.study.data import Images
+    from skipway.study import Images
 
 _OF_A_MODEL = (
     "gradients", "responses", "paths", "lesions", "landscape", "trajectory", "curvature", "curvature_map", "reuse",

@@ -84,7 +84,7 @@ def run(
     """Run a study from its declaration."""
     if writes():
         print("Reading the study and building its networks ...", file=sys.stderr)
-    from skipway.study.files import read_study
+    from skipway.study.declaring.files import read_study
 
     changes = dict(_setting(text) for text in settings or ())
     given = {"data": data, "logger": logger, "strategy": strategy}
@@ -99,7 +99,7 @@ def new(
 ) -> None:
     """Write a commented declaration to start from."""
     from skipway.storing import writing
-    from skipway.study.files import template
+    from skipway.study.declaring.files import template
 
     path = Path(name if name.endswith(".toml") else f"{name}.toml")
     if path.exists():
@@ -115,7 +115,7 @@ def list_studies() -> None:
     from rich.table import Table
 
     from skipway.cli.tables import print_table
-    from skipway.study.files import builtin_names, describe_builtin
+    from skipway.study.declaring.files import builtin_names, describe_builtin
 
     table = Table("study", "what it asks", box=None, pad_edge=False)
     for name in builtin_names():
@@ -158,7 +158,7 @@ def degradation(
 ) -> None:
     """Train plain and residual networks of several depths alike, and report what depth and skips do."""
     print("Reading the data and building the networks ...", file=sys.stderr)
-    from skipway.study.files import read_study
+    from skipway.study.declaring.files import read_study
 
     changes = {
         "depth": _numbers("--depths", depths), "skip": _words("--skips", skips), "data": data,
@@ -179,7 +179,7 @@ def _run(study: Study, out: Path, workers: int | None, engine: str, wait: bool =
         return
     if not results.records:
         raise SkipwayError(f"no trial came to its end; '{out}' says why")
-    from skipway.study.manifest import is_reported
+    from skipway.study.running.manifest import is_reported
 
     # Drawing the page of a large study takes longer than all else where nothing had to be done.
     report = results.folder / "report.html"
@@ -215,7 +215,7 @@ def _print_summaries(results: Results) -> None:
 
 
 def _setting(text: str) -> tuple[str, Any]:
-    from skipway.study.files import read_value
+    from skipway.study.declaring.files import read_value
 
     key, equals, value = text.partition("=")
     if not equals or not key.strip():

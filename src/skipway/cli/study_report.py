@@ -33,7 +33,7 @@ def report(
         told = "--compare takes two folders" if compare else "one folder has one report; two are compared by --compare"
         raise SkipwayError(f"{told}, and {len(folders)} were given")
     print("Reading the records ...", file=sys.stderr)
-    from skipway.study.results import read_results
+    from skipway.study.running.results import read_results
 
     found = [read_results(folder) for folder in folders]
     path = found[0].report(out, cast(Any, format), found[1] if compare else None)

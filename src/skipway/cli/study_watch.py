@@ -22,7 +22,7 @@ def watch(
     from rich.console import Console
     from rich.live import Live
 
-    from skipway.study.watching import Watch
+    from skipway.study.running.watching import Watch
 
     watched = Watch(folder)
     watched.look()

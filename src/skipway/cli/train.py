@@ -14,7 +14,7 @@ from skipway.errors import SkipwayError
 from skipway.torchrun import writes
 
 if TYPE_CHECKING:
-    from skipway.study.training import Trained
+    from skipway.study import Trained
 
 # One line a paragraph: the terminal breaks lines where it ends.
 TRAIN = (
@@ -132,10 +132,10 @@ def train(
     """Train a network on data that tell what there is to do."""
     if writes():
         print("Reading the data and building the network ...", file=sys.stderr)
-    from skipway.study import training
+    from skipway import study
 
     try:
-        trained = training.train(
+        trained = study.train(
             model,
             data,
             skip=parse_skip(skip),
@@ -178,7 +178,7 @@ def train(
 
 def parse_skip(text: str | None) -> Any:
     """A skip of the command line: a name, a value, or several with commas between, one a level."""
-    from skipway.study.building import read_skip
+    from skipway.study.training.building import read_skip
 
     if text is None or "(" in text:
         return read_skip(text)

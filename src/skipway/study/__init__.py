@@ -1,15 +1,15 @@
 """Compare: a declared experiment, from trials to a table and a report; and train one network on any data."""
 
-from skipway.study.answer import Answer
-from skipway.study.data import Images, load_images
-from skipway.study.declaration import Study
-from skipway.study.prediction import Prediction, predict
-from skipway.study.question import Question
-from skipway.study.records import Record
-from skipway.study.results import Results
-from skipway.study.summary import Spread, Summary
-from skipway.study.training import Trained, train
-from skipway.study.variants import Trial, Variant
+from skipway.study.answering.answer import Answer
+from skipway.study.answering.summary import Spread, Summary
+from skipway.study.declaring.declaration import Study
+from skipway.study.declaring.question import Question
+from skipway.study.declaring.variants import Trial, Variant
+from skipway.study.records.record import Record
+from skipway.study.running.results import Results
+from skipway.study.tasks.images import Images, load_images
+from skipway.study.training.predict import Prediction, predict
+from skipway.study.training.train import Trained, train
 
 __all__ = [
     "Answer",

@@ -10,8 +10,8 @@ from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
 from skipway.errors import SkipwayError
-from skipway.study.data import Images
 from skipway.study.tasks.augmentation import Augment
+from skipway.study.tasks.images import Images
 from skipway.study.tasks.task import Batch, Batches, InPieces, Network, Task, shown
 
 _EVALUATION_BATCH = 512

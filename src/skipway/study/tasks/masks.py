@@ -15,7 +15,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from skipway.errors import SkipwayError
-from skipway.study.sources import SUFFIXES, first_line
+from skipway.study.tasks.sources import SUFFIXES, first_line
 
 HELD_OUT = 0.2
 # More values than this in a mask are not classes but shades, as lossy compression and blurring make them.

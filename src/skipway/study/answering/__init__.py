@@ -1,0 +1,1 @@
+"""Answer a study's question from its records alone."""

@@ -1,0 +1,1 @@
+"""The pages of the report: a study's, and that of two compared."""

@@ -1,0 +1,1 @@
+"""Run a study: its trials through an engine, its folder, and who watches it."""
