@@ -6,6 +6,7 @@ Where that output is made again for the sake of memory, this goes a few images a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,11 +17,27 @@ from skipway.models.densenet_buffer import Block, last, rows_of
 _PIECE = 2**18
 
 
+class Statistics(NamedTuple):
+    """Of the bottleneck's output before its norm; the inverse is that of the standard deviation, with eps."""
+
+    mean: Tensor
+    inverse: Tensor
+    var: Tensor
+
+
+def statistics(block: Block, layers: Sequence[Sequence[Tensor]], means: Tensor, inverses: Tensor) -> list[Statistics]:
+    """Those of each layer, from those of all one behind the other."""
+    widths = [len(layer[3]) for layer in layers]
+    every = means, inverses, inverses.pow(-2).sub_(block.eps)
+    return [Statistics(*parts) for parts in zip(*(part.split(widths) for part in every), strict=True)]
+
+
 def through(
-    block: Block, layer: Sequence[Tensor], z: Tensor, mean: Tensor, inverse: Tensor, arriving: Tensor
+    block: Block, layer: Sequence[Tensor], z: Tensor, known: Statistics, arriving: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradients by the bottleneck's output z, whose statistics are given, and by scale, shift and weight."""
-    passed, into_weight = _convolution(block, layer, z, mean, inverse, arriving)
+    mean, inverse, _ = known
+    passed, into_weight = _convolution(block, layer, z, known, arriving)
     if not block.keeps:
         return *_norm(passed, z, layer[3], mean, inverse), into_weight
     backward = torch.ops.aten.native_batch_norm_backward
@@ -29,20 +46,19 @@ def through(
 
 
 def _convolution(
-    block: Block, layer: Sequence[Tensor], z: Tensor, mean: Tensor, inverse: Tensor, arriving: Tensor
+    block: Block, layer: Sequence[Tensor], z: Tensor, known: Statistics, arriving: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The gradients by norm(z), of the ReLU behind it, and by the weight of the convolution behind that."""
-    weight = layer[5].to(block.dtype, memory_format=torch.channels_last)
-    var = inverse.pow(-2).sub_(block.eps)
+    weight = layer[5].to(block.dtype)
     n, pieces = len(z), 1 if block.keeps else -(-z.numel() // _PIECE)
     step = -(-n // pieces)
     passed = torch.empty_like(z) if step < n else None
     into_weight = None
     for start in range(0, n, step):
         images = slice(start, start + step)
-        y = torch.native_batch_norm(z[images], layer[3], layer[4], mean, var, False, 0.0, block.eps)[0].relu_()
+        y = torch.native_batch_norm(z[images], layer[3], layer[4], known.mean, known.var, False, 0.0, block.eps)[0]
         g, part, _ = torch.ops.aten.convolution_backward(
-            arriving[images], y, weight, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [True, True, False]
+            arriving[images], y.relu_(), weight, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [True, True, False]
         )
         g = last(g)
         torch.ops.aten.threshold_backward.grad_input(g, y, 0, grad_input=g if passed is None else passed[images])

@@ -22,9 +22,7 @@ _SCRATCH, _SHARE, _LEAST = 2**21, 4, 2**19
 
 @dataclass
 class Block:
-    """How a dense block runs, and behind its forward pass the batch statistics of each norm.
-
-    They are the mean, and the inverse of the standard deviation, (variance + eps)^(-1/2).
+    """How a dense block runs, and behind its forward pass the batch's mean and unbiased variance for each norm.
 
     `bottleneck` says that layers hold two convolutions, `pools` that a transition follows rather than a bare norm,
     `keeps` that the bottleneck's output is kept for the backward pass. `dtype` is what maps are kept in and
@@ -47,13 +45,13 @@ class Block:
 
 
 class Buffer:
-    """The maps of a block as rows of pixels, and mean and inverse deviation of each channel before its norm."""
+    """The maps of a block as rows of pixels, and what mean and inverse deviation those had that were put normalised."""
 
     def __init__(self, block: Block, n: int, h: int, w: int, channels: int, filled: Tensor | None = None) -> None:
         self.block, self.shape, self.count = block, (n, h, w), n * h * w
         self.exact = torch.promote_types(block.dtype, torch.float32)
         self.rows = torch.empty(self.count, channels, dtype=block.dtype) if filled is None else filled
-        self.mean, self.inverse = torch.empty(2, channels, dtype=self.exact)
+        self.norms: list[tuple[Tensor, Tensor]] = []
         self._scratch = min(_SCRATCH, max(_LEAST, self.rows.numel() // _SHARE))
         # One scratch for relu(norm(...)), and where convolutions take a lower precision its copy in that.
         self.scratch = torch.empty(0, dtype=self.exact)
@@ -68,8 +66,7 @@ class Buffer:
         """Put maps behind the channels that are there, normalised by their statistics."""
         value, mean, inverse = normalised(value.to(self.block.dtype), self.block.eps)
         self.put(start, value)
-        channels = slice(start, start + value.shape[1])
-        self.mean[channels], self.inverse[channels] = mean, inverse
+        self.norms.append((mean, inverse))
 
     def affine(self, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
         """A norm of maps that are normalised already, as a factor and a summand."""
@@ -162,6 +159,17 @@ def normalised(
         # Without weights in single precision it would round the statistics too.
         scale, shift = torch.ones(x.shape[1]), torch.zeros(x.shape[1])
     return torch.native_batch_norm(x, scale, shift, None, None, True, 0.0, eps)
+
+
+def together(norms: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Means and inverse deviations of all channels one behind the other."""
+    means, inverses = zip(*norms, strict=True)
+    return torch.cat(means), torch.cat(inverses)
+
+
+def variance(inverse: Tensor, eps: float, count: int) -> Tensor:
+    """The unbiased variance of so many numbers, from (variance + eps)^(-1/2) of the biased one."""
+    return inverse.pow(-2).sub_(eps).clamp_min_(0.0).mul_(count / (count - 1))
 
 
 def last(x: Tensor) -> Tensor:

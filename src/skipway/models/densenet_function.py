@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from skipway.models import densenet_bottleneck
-from skipway.models.densenet_buffer import Block, Buffer, last, normalised, rows_of
+from skipway.models.densenet_buffer import Block, Buffer, last, normalised, rows_of, together, variance
 from skipway.models.densenet_gradients import Gradients
 
 
@@ -71,24 +71,43 @@ def _forward(block: Block, x: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor
     buffer = Buffer(block, n, h, w, c + sum(layer[-1].shape[0] for layer in layers))
     buffer.write(0, x)
     kept: list[Tensor] = []
+    inner: list[tuple[Tensor, Tensor]] = []
     for layer in layers:
         scale, shift, weight = layer[:3]
         affine = buffer.affine(scale, shift)
-        block.statistics.append((buffer.mean[: len(scale)], buffer.inverse[: len(scale)]))
         if not block.bottleneck:
             value = buffer.convolve(weight, affine)
         else:
             z = buffer.squeeze(weight.flatten(1).to(block.dtype), affine)
             y, mean, inverse = normalised(z, block.eps, layer[3], layer[4])
-            kept += [z, mean, inverse] if block.keeps else [mean, inverse]
+            inner.append((mean, inverse))
+            if block.keeps:
+                kept.append(z)
             del z
-            block.statistics.append((mean, inverse))
-            value = F.conv2d(y.relu_(), layer[5].to(block.dtype, memory_format=torch.channels_last), padding=1)
+            value = F.conv2d(y.relu_(), layer[5].to(block.dtype), padding=1)
             del y
         buffer.write(weight.shape[1], value)
     out = buffer.leave(behind, buffer.affine(behind[0], behind[1]))
-    block.statistics.append((buffer.mean, buffer.inverse))
-    return out, [buffer.rows, buffer.inverse, *kept]
+    outer, second = together(buffer.norms), together(inner) if inner else ()
+    block.statistics = _statistics(block, layers, buffer.count, *outer, *second)
+    # Those of the bottlenecks in one tensor each: whatever is kept for the backward pass costs time of its own.
+    return out, [buffer.rows, outer[1], *second, *kept]
+
+
+def _statistics(
+    block: Block, layers: Sequence[Sequence[Tensor]], count: int, mean: Tensor, inverse: Tensor, *inner: Tensor
+) -> list[tuple[Tensor, Tensor]]:
+    """The batch's mean and unbiased variance for each norm, in the order in which they run."""
+    var = variance(inverse, block.eps, count)
+    widths = [len(layer[3]) for layer in layers] if inner else []
+    second = [part.split(widths) for part in (inner[0], variance(inner[1], block.eps, count))] if inner else []
+    found: list[tuple[Tensor, Tensor]] = []
+    for k, layer in enumerate(layers):
+        channels = len(layer[0])
+        found.append((mean[:channels], var[:channels]))
+        if second:
+            found.append((second[0][k], second[1][k]))
+    return [*found, (mean, var)]
 
 
 def _backward(
@@ -99,20 +118,21 @@ def _backward(
     buffer = Buffer(block, n, h, w, kept[0].shape[1], kept[0])
     back = Gradients(buffer, kept[1], [*(layer[0] for layer in layers), behind[0]])
     found: list[Tensor] = list(back.leave(behind, gradient))
-    each = 3 if block.keeps else 2
+    inner = densenet_bottleneck.statistics(block, layers, *kept[2:4]) if block.bottleneck else []
     for k in reversed(range(block.layers)):
         layer = layers[k]
         scale, shift, weight = layer[:3]
-        c, growth = weight.shape[1], layer[-1].shape[0]
-        arriving = back.take(c, growth)
+        arriving = back.take(weight.shape[1], layer[-1].shape[0])
         if not block.bottleneck:
             found = [*back.through_images(scale, shift, weight, arriving), *found]
             continue
-        *z, mean, inverse = kept[2 + k * each : 2 + (k + 1) * each]
-        inner = z[0] if z else buffer.squeeze(weight.flatten(1).to(block.dtype), buffer.affine(scale, shift))
-        back.forget()
-        deeper, *second = densenet_bottleneck.through(block, layer, inner, mean, inverse, arriving)
-        del inner
+        if block.keeps:
+            z = kept[4 + k]
+        else:
+            z = buffer.squeeze(weight.flatten(1).to(block.dtype), buffer.affine(scale, shift))
+            back.forget()
+        deeper, *second = densenet_bottleneck.through(block, layer, z, inner[k], arriving)
+        del z
         first = back.through(scale, shift, weight, rows_of(last(deeper)))
         # What lives longer than its layer adds to the most that is held.
         del deeper, arriving

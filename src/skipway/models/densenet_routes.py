@@ -53,7 +53,7 @@ def together(block: DenseBlock, behind: nn.Module, x: Tensor, memory: Memory) ->
             return None
         y = densenet_function.run(plan, x, weights)
         with torch.no_grad():
-            _update(norms, plan.statistics, plan.eps, count)
+            _update(norms, plan.statistics)
         return y
     learns = torch.is_grad_enabled() and (x.requires_grad or any(weight.requires_grad for weight in weights))
     if any(batch) or learns or not x.numel() or any(layer.dropout and layer.training for layer in layers):
@@ -78,7 +78,7 @@ def stem_together(modules: Sequence[nn.Module], x: Tensor, memory: Memory) -> Te
     statistics: list[tuple[Tensor, Tensor]] = []
     y = densenet_stem.run(x, norm.weight, norm.bias, norm.eps, statistics)
     with torch.no_grad():
-        _update([norm], statistics, norm.eps, count)
+        _update([norm], statistics)
     return y
 
 
@@ -193,12 +193,10 @@ def _precision(x: Tensor, weights: Sequence[Tensor]) -> torch.dtype | None:
     return x.dtype if kinds == {x.dtype} and x.dtype in (torch.float32, torch.float64) else None
 
 
-def _update(
-    norms: Sequence[nn.BatchNorm2d], statistics: Sequence[tuple[Tensor, Tensor]], eps: float, count: int
-) -> None:
+def _update(norms: Sequence[nn.BatchNorm2d], statistics: Sequence[tuple[Tensor, Tensor]]) -> None:
     """One step of the norms' running statistics, as they would make it themselves."""
     steps: dict[float, list[tuple[Tensor, Tensor, Tensor, Tensor]]] = {}
-    for norm, (mean, inverse) in zip(norms, statistics, strict=True):
+    for norm, (mean, var) in zip(norms, statistics, strict=True):
         if not (norm.training and norm.track_running_stats) or norm.running_mean is None or norm.running_var is None:
             continue
         momentum = norm.momentum
@@ -207,15 +205,10 @@ def _update(
             if momentum is None:
                 momentum = 1 / float(norm.num_batches_tracked)
         dtype = norm.running_mean.dtype
-        step = (norm.running_mean, norm.running_var, mean.to(dtype), inverse.to(dtype))
+        step = (norm.running_mean, norm.running_var, mean.to(dtype), var.to(dtype))
         steps.setdefault(0.0 if momentum is None else momentum, []).append(step)
     # torch has these for all its optimizers and does not declare them.
     every: Any = torch
     for momentum, found in steps.items():
-        means, variances, batch_means, inverses = (list(column) for column in zip(*found, strict=True))
-        every._foreach_lerp_(means, batch_means, momentum)
-        batch_variances = every._foreach_pow(inverses, -2)
-        every._foreach_sub_(batch_variances, eps)
-        every._foreach_clamp_min_(batch_variances, 0.0)
-        every._foreach_mul_(batch_variances, count / (count - 1))
-        every._foreach_lerp_(variances, batch_variances, momentum)
+        means, variances, batch_means, batch_variances = (list(column) for column in zip(*found, strict=True))
+        every._foreach_lerp_([*means, *variances], [*batch_means, *batch_variances], momentum)

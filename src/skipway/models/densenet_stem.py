@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from skipway.models.densenet_buffer import normalised
+from skipway.models.densenet_buffer import normalised, variance
 
 Statistics = list[tuple[Tensor, Tensor]]
 # Size, stride and padding of the pooling.
@@ -20,7 +20,7 @@ POOL = 3, 2, 1
 
 
 def run(x: Tensor, scale: Tensor, shift: Tensor, eps: float, statistics: Statistics) -> Tensor:
-    """The pooled maps; mean and inverse deviation of the batch are appended to the statistics."""
+    """The pooled maps; mean and unbiased variance of the batch are appended to the statistics."""
     return cast("Tensor", _Stem.apply(x, scale, shift, eps, statistics))
 
 
@@ -28,7 +28,7 @@ class _Stem(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, eps: float, statistics: Statistics) -> Tensor:
         y, mean, inverse = normalised(x, eps, scale, shift)
-        statistics.append((mean, inverse))
+        statistics.append((mean, variance(inverse, eps, x.numel() // x.shape[1])))
         ctx.eps = eps
         ctx.save_for_backward(x, scale, shift, mean, inverse)
         return F.max_pool2d(y, *POOL).relu_()
