@@ -159,10 +159,7 @@ class ResidualConnection(PlacedConnection):
     ) -> Float[Tensor, "..."]:
         value, fresh = self._receive(value, fresh)
         if self.scale is not None:
-            # Where the network is its own, a learned factor makes a tensor of its own, with gradients and without: what
-            # was traced in one is found again in the other.
-            own = bool(self.placement.out) and self.skip.scale is not None and self.skip.scale.learned
-            value, fresh = self.scale(value, fresh and not own), True
+            value, fresh = self.scale(value, fresh), True
         keep = None if self.drop is None or not self.drop.active else self.drop.keep(value)
         source = stream
         if self._shares_read:

@@ -22,9 +22,11 @@ class Recorder(SiteMode):
     """A mode that writes down every operation on tensors, and in which call of which module it stood.
 
     Tensors are known by identity through weak references, so nothing is kept alive and an address that is used again
-    is not mistaken for the tensor that had it before. Each operation runs without autograd while the model's code still
-    finds gradients switched on or off as it set them: no activation is saved, and a `no_grad` inside the model is seen.
+    is not mistaken for the tensor that had it before. No activation is saved, for operations run without autograd, and
+    a `no_grad` inside the model is seen.
     """
+
+    gradient = False
 
     def __init__(self, inventory: Inventory, keeper: Keeper):
         self.values: list[Value] = []
@@ -143,24 +145,15 @@ class Recorder(SiteMode):
         kwargs = kwargs or {}
         known, inplace = self.called(func, args, kwargs)
         name = known.name
-        if name == "_set_grad_enabled":
-            # Inside a custom autograd Function torch itself has switched gradients off: what is asked for there says
-            # nothing about the gradient, which the Function's own backward defines.
-            if torch.is_grad_enabled() or not self._gradient:
-                self._gradient = args[0]
-            return func(*args, **kwargs)
-        if name in ("retain_grad", "register_hook", "register_post_accumulate_grad_hook"):
-            return None if name == "retain_grad" else torch.utils.hooks.RemovableHandle({})
+        # Inside a custom autograd Function torch itself has switched gradients off: what is asked for there says
+        # nothing about the gradient, which the Function's own backward defines.
+        if name == "_set_grad_enabled" and (torch.is_grad_enabled() or not self._gradient):
+            self._gradient = args[0]
         out = kwargs.get("out")
         if inplace or out is not None or (known.mutates and _updates(name, args, kwargs)) or kwargs.get("max_norm"):
             for tensor in tensors_in((args, kwargs) if not inplace else args[:1] or kwargs):
                 self._keeper.keep(tensor)
-        before = torch.is_grad_enabled()
-        torch._C._set_grad_enabled(False)
-        try:
-            result = func(*args, **kwargs)
-        finally:
-            torch._C._set_grad_enabled(before)
+        result = self.compute(known, func, args, kwargs)
         if not name or result is NotImplemented:
             return result
         if isinstance(result, Tensor):

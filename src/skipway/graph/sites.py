@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from skipway.graph.ir import Call, Site
 from skipway.graph.names import Named, named
 from skipway.graph.state import Inventory
+
+_GRADIENT_HOOKS = ("retain_grad", "register_hook", "register_post_accumulate_grad_hook")
 
 
 class _Frame:
@@ -49,7 +53,12 @@ class SiteMode(TorchFunctionMode):
     A subclass defines `__torch_function__`; there `called(func, args, kwargs)` says what the call is named and whether
     it is in place, and `site(name, inplace)` counts it and gives its site. Only calls that make tensors are counted.
     `enter_module` and `leave_module` are to be registered as torch's global module hooks while the mode is on.
+
+    Without `gradient`, what a subclass runs by `compute` runs without autograd while the model's code still finds
+    gradients switched on or off as it set them itself: it takes the same way with a gradient and without.
     """
+
+    gradient = True
 
     def __init__(self, inventory: Inventory):
         super().__init__()
@@ -119,6 +128,19 @@ class SiteMode(TorchFunctionMode):
         if known.inplace_position is not None and len(args) > known.inplace_position:
             inplace = args[known.inplace_position] is True
         return known, inplace
+
+    def compute(self, known: Named, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """What a function gives; without `gradient` no autograd sees it, and hooks on gradients are not set."""
+        if self.gradient or known.name == "_set_grad_enabled":
+            return func(*args, **kwargs)
+        if known.name in _GRADIENT_HOOKS:
+            return None if known.name == "retain_grad" else torch.utils.hooks.RemovableHandle(OrderedDict())
+        before = torch.is_grad_enabled()
+        torch._C._set_grad_enabled(False)
+        try:
+            return func(*args, **kwargs)
+        finally:
+            torch._C._set_grad_enabled(before)
 
     def site(self, name: str, inplace: bool) -> Site:
         """The site of an operation of this name that now runs, which is counted with this."""

@@ -74,7 +74,7 @@ class Follower(SiteMode):
             for tensor in written_to(known, inplace, args, kwargs):
                 self.keeper.keep(tensor)
         if operation is None:
-            result = func(*args, **kwargs)
+            result = self.compute(known, func, args, kwargs)
             if known.name and result_tensors(result, args, inplace):
                 self.site(known.name, inplace)
             return result
@@ -91,7 +91,7 @@ class Follower(SiteMode):
             given = [given[0].clone(), *given[1:]]
         if given is not operands:
             args, written = replaced((args, written), iter(given))
-        result = func(*args, **written, **out)
+        result = self.compute(known, func, args, {**written, **out})
         results = result_tensors(result, args, inplace)
         if not results:
             return result
@@ -163,7 +163,8 @@ class Follower(SiteMode):
 @contextmanager
 def following(follower: Any, gradient: bool) -> Iterator[None]:
     """Inside, the follower (a `SiteMode` that ends with `finish`) sees the forward pass, with or without autograd."""
-    with recording(follower), _open_checkpoints(), torch.set_grad_enabled(gradient):
+    follower.gradient = gradient
+    with recording(follower), _open_checkpoints():
         yield
     follower.finish()
 

@@ -239,9 +239,10 @@ class Replay(SiteMode):
         return tensor
 
     def _run(self, func: Any, args: Any, kwargs: Any, inplace: bool) -> Any:
-        for tensor in written_to(self.called(func, args, kwargs)[0], inplace, args, kwargs):
+        known, _ = self.called(func, args, kwargs)
+        for tensor in written_to(known, inplace, args, kwargs):
             self._keeper.keep(tensor)
-        return func(*args, **kwargs)
+        return self.compute(known, func, args, kwargs)
 
     def _changed(self, operation: Operation, func: Any, args: Any, kwargs: Any, inplace: bool) -> Any:
         index, change = operation.index, self._change
