@@ -246,7 +246,7 @@ def test_steps_of_few_rows_take_the_fast_product_and_others_do_not(monkeypatch: 
     monkeypatch.setattr(_FewRows, "__enter__", lambda self: entered.append(1))
     monkeypatch.setattr(_FewRows, "__exit__", lambda self, *raised: None)
     model = gpt(1, 8, vocabulary=5, length=9)
-    for prompts, expected in (([[1]], 0), ([[1], [2]], 4), ([[1]] * 5, 0)):
+    for prompts, expected in (([[1]], 4), ([[1], [2]], 4), ([[1]] * 5, 0)):
         entered.clear()
         generate(model, prompts, 4)
         assert len(entered) == expected
