@@ -26,16 +26,11 @@ from pathlib import Path
 from typing import Any
 
 import measure
+from disturbing import RAY, SMALL, begin, end, flip_digit, half_done, numbers, ray_workers, records, running, until
 from skipway.study import Study
 
-SMALL: dict[str, Any] = {
-    "depth": [8], "skip": ["stochastic-depth"], "seeds": [0, 1, 2, 3], "epochs": 12, "width": 4, "batch_size": 16,
-    "limit": 64,
-}  # fmt: skip
 MANY: dict[str, Any] = {**SMALL, "skip": ["residual"], "seeds": list(range(200)), "epochs": 1}
 KILLED = 0.05
-# A cluster of this machine; the sockets of one lie in its folder, and their paths may be 107 letters long.
-RAY = "Ray(options={'num_cpus': 2, 'object_store_memory': 100 * 2**20, '_temp_dir': '/tmp/skipway-ray'})"
 
 
 @dataclass
@@ -46,75 +41,6 @@ class Row:
     outcome: str = ""
     holds: bool = False
     facts: dict[str, Any] = field(default_factory=dict)
-
-
-def begin(folder: Path, options: str = "quiet=True", values: dict[str, Any] = SMALL, **more: Any) -> Any:
-    """A study in a process and a group of its own; what it raises is its last line."""
-    code = (
-        "import sys\nfrom skipway.engines import Ray\nfrom skipway.study import Study\n"
-        f"try: results = Study(**{values!r}).run({str(folder)!r}, {options})\n"
-        "except (ValueError, KeyboardInterrupt) as error: sys.exit(f'{type(error).__name__}: {error}')\n"
-        "print(len(results.records), 'records', len(results.failed), 'failed', *results.failed, file=sys.stderr)\n"
-    )
-    # Ray's workers give way to everything else on a machine, which on a busy one they wait for for minutes.
-    environment = {**os.environ, "RAY_worker_niceness": "0"}
-    return subprocess.Popen(
-        [sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, start_new_session=True, env=environment, **more
-    )
-
-
-def end(process: Any) -> str:
-    """Wait for a process; what it said."""
-    return process.communicate(timeout=600)[1].strip()
-
-
-def until(happened: Callable[[], Any], process: Any = None) -> Any:
-    deadline = time.monotonic() + 300
-    while not (value := happened()):
-        if process is not None and process.poll() is not None:
-            sys.exit(f"a study ended before the fault: {end(process)}")
-        if time.monotonic() > deadline:
-            sys.exit("waited for five minutes in vain")
-        time.sleep(0.005)
-    return value
-
-
-def running(pattern: str, parent: int | None = None) -> list[int]:
-    """The living processes whose command line holds a pattern, the children of one or all."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            state, above = (entry / "stat").read_text().rsplit(")", 1)[1].split()[:2]
-        except (OSError, ValueError):
-            continue
-        if re.search(pattern, command) and state != "Z" and parent in (None, int(above)):
-            found.append(int(entry.name))
-    return found
-
-
-def ray_workers(driver: int) -> list[int]:
-    """The workers that do a job on the cluster that a process started, and on no other of this machine."""
-    return [worker for node in running("raylet/raylet", driver) for worker in running("^ray::do_job", node)]
-
-
-def numbers(folder: Path) -> dict[str, Any]:
-    """All records of a folder, without what a clock says."""
-    found = {}
-    for path in (folder / "trials").glob("*.json"):
-        content = json.loads(path.read_text())
-        content["measures"] |= {"seconds": None, "step_seconds": None}
-        found[path.name] = content
-    return found
-
-
-def records(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.glob("trials/*.json")}
-
-
-def half_done(folder: Path) -> bool:
-    """Whether one trial is done and another is begun."""
-    return bool(records(folder)) and any(folder.glob("unfinished/*.ckpt"))
 
 
 class Table:
@@ -212,7 +138,7 @@ class Table:
         self.again(Row(f"full disk ({how})", " ".join(said).replace(str(folder), "DISK")), self.place / "roomy")
 
     def damaged(self, what: str, how: str) -> None:
-        """Of a study that was killed: a record or a checkpoint, cut in half or with one byte or bit changed."""
+        """Of a study that was killed: a record or a checkpoint, cut in half or with one byte, digit or bit changed."""
         folder = self.place / f"damaged-{what}-{how}"
         process = begin(folder)
         until(lambda: half_done(folder), process)
@@ -221,12 +147,13 @@ class Table:
         path = next(folder.glob("trials/*.json" if what == "record" else "unfinished/*.ckpt"))
         content = bytearray(path.read_bytes())
         if how == "truncated":
-            content = content[: len(content) // 2]
-        elif what == "record":
-            content[content.index(b'"curves"') + 3] = ord("X")
+            path.write_bytes(content[: len(content) // 2])
+        elif how == "with another digit":
+            flip_digit(path)
         else:
-            content[len(content) // 2] ^= 4
-        path.write_bytes(content)
+            place = content.index(b'"curves"') + 3 if what == "record" else len(content) // 2
+            content[place] ^= 4
+            path.write_bytes(content)
         kept = {name: whole for name, whole in records(folder).items() if name != path.name}
         said = end(begin(folder, ""))
         line = next((line for line in said.splitlines() if "cannot be read" in line), "NOT NAMED")
@@ -338,6 +265,7 @@ def main() -> None:
             "disk": table.full_disk,
             "record-truncated": lambda: table.damaged("record", "truncated"),
             "record-corrupted": lambda: table.damaged("record", "corrupted"),
+            "record-digit": lambda: table.damaged("record", "with another digit"),
             "checkpoint-truncated": lambda: table.damaged("checkpoint", "truncated"),
             "checkpoint-corrupted": lambda: table.damaged("checkpoint", "corrupted"),
             "two": table.two_processes,

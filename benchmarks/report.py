@@ -27,7 +27,7 @@ from skipway.probe import Landscape, Result
 from skipway.study import Record, Results, Study
 from skipway.study.declaring.variants import Variant, connection
 from skipway.study.records.record import write_record
-from skipway.study.records.writing import write_json
+from skipway.study.records.sealed import write_sealed
 
 EPOCHS = 50
 SKIPS = ["none", "residual", "rezero", "skipinit", "highway"]
@@ -92,9 +92,9 @@ def make(study: Study, folder: Path) -> Results:
             net = sw.models.create(trial.variant.model, skip=trial.variant.skip, width=8, num_classes=10, in_channels=1)
             for name, result in probes(net, number).items():
                 result.save(folder / "probes" / made.id / f"{name}.npz")
-    write_json(folder / "manifest.json", {
-        "format": 2, "study": study.declaration(),
-        "trials": [{"id": one.id, "record": f"trials/{one.id}.json"} for one in trials],
+    write_sealed(folder / "manifest.json", {
+        "study": study.declaration(),
+        "trials": [{"id": one.id, "title": one.title, "record": f"trials/{one.id}.json"} for one in trials],
     })  # fmt: skip
     return Results(study, folder, tuple(trials))
 

@@ -39,7 +39,7 @@ def test_reports_are_made_from_what_a_folder_holds(
         (["a", "b"], "one folder has one report; two are compared by --compare, and 2 were given"),
         (["a", "--compare"], "--compare takes two folders, and 1 were given"),
         (["a", "--format", "pdf"], "no format 'pdf'; allowed: html, md, print"),
-        (["a"], "'a' is no folder of a study: it has no manifest.json"),
+        (["a"], "'a' is no folder of a study: it has no manifest.json; 'skipway study run' writes one"),
     ],
 )
 def test_slips_are_one_sentence(

@@ -9,6 +9,7 @@ from skipway.errors import SkipwayError
 from skipway.study import Record, Results, Study
 from skipway.study.pages.comparison import comparison_page
 from skipway.study.records.record import write_record
+from skipway.study.records.sealed import write_sealed
 from skipway.study.records.writing import write_json
 from skipway.study.running.results import read_results
 
@@ -30,8 +31,8 @@ def keep(folder: Path, records: list[Record], **study: Any) -> Results:
     for record in records:
         write_record(folder / "trials" / f"{record.id}.json", record)
     declared = Study(**{"width": 2, "question": {"measure": "test_error", "rule": "difference"}, **study})
-    trials = [{"id": record.id, "record": f"trials/{record.id}.json"} for record in records]
-    write_json(folder / "manifest.json", {"format": 2, "study": declared.declaration(), "trials": trials})
+    trials = [{"id": one.id, "title": one.title, "record": f"trials/{one.id}.json"} for one in records]
+    write_sealed(folder / "manifest.json", {"study": declared.declaration(), "trials": trials})
     return Results(declared, folder, tuple(records))
 
 
@@ -91,10 +92,10 @@ def test_another_format_is_refused(tmp_path: Path, no_shape_checks: None):
 
 def test_what_failed_is_read_from_the_folder(tmp_path: Path):
     results = make_study(tmp_path / "run", "study", depths=(8,))
-    gone = results.records[-1].id
+    gone, title = results.records[-1].id, results.records[-1].title
     (results.folder / "trials" / f"{gone}.json").unlink()
     (results.folder / "failed").mkdir()
     write_json(results.folder / "failed" / f"{gone}.json", {"id": gone, "error": "out of memory"})
     found = read_results(results.folder)
-    assert found.failed == ((gone, "out of memory"),)
+    assert found.failed == ((title, "out of memory"),)
     assert "out of memory" in found.report().read_text()

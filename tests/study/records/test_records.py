@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from tests.study.make import make_record
 
 from skipway.errors import SkipwayError
-from skipway.study.records.record import UnreadableRecord, read_record, write_record
+from skipway.study.records.record import read_record, write_record
+from skipway.study.records.sealed import Unreadable, write_sealed
 from skipway.study.records.writing import set_aside, storage, write_json, write_text
 
 
@@ -29,32 +30,46 @@ def test_no_file_is_no_record(tmp_path: Path):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ('{"id": "20-none-0", "mod', "it is not JSON"),
-        ("", "it is not JSON"),
-        ("[]", "its fields are not those of a record"),
-        ('{"id": "20-none-0"}', "its fields are not those of a record"),
+        (b'{"id": "20-none-0", "mod', "it is not JSON"),
+        (b"", "it is not JSON"),
+        (b"\xff\xfe\x00binary", "it is not text"),
+        (b"[]", "it is of another program"),
+        (b'{"id": "20-none-0"}', "it is of another program"),
+        (b'{"id": "20-none-0", "format": 2}', "it is of format 2, and this version of skipway has format 3"),
+        (b'{"id": "20-none-0", "format": 3}', "it is damaged"),
     ],
 )
-def test_a_damaged_record_says_how(tmp_path: Path, content: str, reason: str):
+def test_a_damaged_record_says_how(tmp_path: Path, content: bytes, reason: str):
     path = tmp_path / "r.json"
-    path.write_text(content)
-    with pytest.raises(UnreadableRecord, match=reason):
+    path.write_bytes(content)
+    with pytest.raises(Unreadable, match=reason):
         read_record(path, "20-none-0")
 
 
 def test_records_of_something_else_are_not_taken(tmp_path: Path):
     path = tmp_path / "r.json"
     write_record(path, make_record())
-    with pytest.raises(UnreadableRecord, match="another trial"):
+    with pytest.raises(Unreadable, match="another trial"):
         read_record(path, "other")
-    content = json.loads(path.read_text())
-    short = {**content["curves"], "test_loss": content["curves"]["test_loss"][:1]}
-    path.write_text(json.dumps({**content, "curves": short}))
-    with pytest.raises(UnreadableRecord, match="incomplete"):
-        read_record(path, content["id"])
-    path.write_bytes(b"\xff\xfe\x00binary")
-    with pytest.raises(UnreadableRecord, match="not text"):
-        read_record(path, content["id"])
+    write_sealed(path, {"id": "20-none-0"})
+    with pytest.raises(Unreadable, match="its fields are not those of a record"):
+        read_record(path, "20-none-0")
+
+
+def test_every_letter_and_digit_of_a_record_is_noticed(tmp_path: Path):
+    """Each in turn becomes another one of its kind, so that what is left is good JSON."""
+    path = tmp_path / "r.json"
+    record = make_record()
+    write_record(path, record)
+    text = path.read_text()
+    for place, letter in enumerate(text):
+        other = chr(ord(letter) ^ 1)
+        if letter.isascii() and letter.isalnum() and other.isalnum():
+            path.write_text(text[:place] + other + text[place + 1 :])
+            with pytest.raises(Unreadable):
+                read_record(path, record.id)
+    path.write_text(json.dumps(dict(reversed(json.loads(text).items()))))
+    assert read_record(path, record.id) == record
 
 
 def test_what_cannot_be_written_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -12,124 +12,55 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from benchmarks.disturbing import RAY, SMALL, begin, half_done, numbers, ray_workers, records, running, until
 
 from skipway.errors import SkipwayError
 from skipway.study import Study
 from skipway.study.running.work import UNFINISHED
 
-ROOT = Path(__file__).parents[3]
-VALUES: dict[str, Any] = {
-    "depth": [8], "skip": ["stochastic-depth"], "seeds": [0, 1, 2, 3], "epochs": 12, "width": 4, "batch_size": 16,
-    "limit": 64,
-}  # fmt: skip
-
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("undisturbed")
-    Study(**VALUES).run(folder, quiet=True)
+    Study(**SMALL).run(folder, quiet=True)
     return numbers(folder)
 
 
-def numbers(folder: Path) -> dict[str, Any]:
-    """All records of a folder, without what a clock says."""
-    found = {}
-    for path in (folder / "trials").glob("*.json"):
-        content = json.loads(path.read_text())
-        content["measures"] |= {"seconds": None, "step_seconds": None}
-        found[path.name] = content
-    return found
-
-
-def begin(folder: Path, options: str, values: dict[str, Any] = VALUES) -> subprocess.Popen[str]:
-    """A study in a process and a group of its own."""
-    code = f"from skipway.study import Study\nStudy(**{values!r}).run({str(folder)!r}, {options})\n"
-    environment = {**os.environ, "RAY_worker_niceness": "0"}
-    return subprocess.Popen(
-        [sys.executable, "-c", code],
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        cwd=ROOT,
-        env=environment,
-    )
-
-
-def until(happened: Callable[[], Any], process: subprocess.Popen[str] | None = None) -> Any:
-    deadline = time.monotonic() + 300
-    while not (value := happened()):
-        assert process is None or process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    return value
-
-
-def half_done(folder: Path) -> list[Path]:
-    """The records of a study in which one trial is done and another is begun."""
-    done = list(folder.glob("trials/*.json"))
-    return done if list(folder.glob(f"{UNFINISHED}/*.ckpt")) else []
-
-
-def processes(pattern: str, parent: int | None = None) -> list[int]:
-    """The living processes whose command line holds a pattern, the children of one or all."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            state, above = (entry / "stat").read_text().rsplit(")", 1)[1].split()[:2]
-        except (OSError, ValueError):
-            continue
-        if re.search(pattern, command) and state != "Z" and parent in (None, int(above)):
-            found.append(int(entry.name))
-    return found
-
-
-def ray_workers(driver: int) -> list[int]:
-    """The workers that do a job on the cluster that a process started, and on no other of this machine."""
-    return [worker for node in processes("raylet/raylet", driver) for worker in processes("^ray::do_job", node)]
-
-
-def goes_on(folder: Path, kept: dict[Path, bytes], undisturbed: dict[str, Any]) -> None:
+def goes_on(folder: Path, kept: dict[str, bytes], undisturbed: dict[str, Any]) -> None:
     """Run again: what was done is as it was, and all is as if nothing had happened."""
-    results = Study(**VALUES).run(folder, quiet=True)
+    results = Study(**SMALL).run(folder, quiet=True)
     assert len(results.records) == 4
     assert not results.failed
-    assert {path: path.read_bytes() for path in kept} == kept
+    assert {name: content for name, content in records(folder).items() if name in kept} == kept
     assert numbers(folder) == undisturbed
     assert sorted(path.name for path in folder.iterdir()) == ["manifest.json", "trials"]
-
-
-def snapshot(paths: list[Path]) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in paths}
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_killed_study_goes_on(workers: int, tmp_path: Path, undisturbed: dict[str, Any]):
     process = begin(tmp_path, f"workers={workers}, quiet=True")
     until(lambda: half_done(tmp_path), process)
-    below = processes("spawn_main", process.pid)
+    below = running("spawn_main", process.pid)
     assert len(below) == (workers if workers > 1 else 0)
     process.kill()
     process.communicate()
-    until(lambda: not set(below) & set(processes("spawn_main")))
-    goes_on(tmp_path, snapshot(list(tmp_path.glob("trials/*.json"))), undisturbed)
+    until(lambda: not set(below) & set(running("spawn_main")))
+    goes_on(tmp_path, records(tmp_path), undisturbed)
 
 
 def test_a_killed_worker_costs_an_epoch(tmp_path: Path, undisturbed: dict[str, Any]):
     process = begin(tmp_path, "workers=2")
     until(lambda: list(tmp_path.glob(f"{UNFINISHED}/*.ckpt")), process)
-    os.kill(processes("spawn_main", process.pid)[0], signal.SIGKILL)
+    os.kill(running("spawn_main", process.pid)[0], signal.SIGKILL)
     _, said = process.communicate(timeout=300)
     assert process.returncode == 0, said
     assert said.count("is lost: it was ended by signal 9, perhaps for want of memory; it is begun again") == 1
     assert numbers(tmp_path) == undisturbed
-    goes_on(tmp_path, snapshot(list(tmp_path.glob("trials/*.json"))), undisturbed)
+    goes_on(tmp_path, records(tmp_path), undisturbed)
 
 
 @pytest.mark.xdist_group("ray")
@@ -146,13 +77,13 @@ def test_a_killed_ray_worker_costs_an_epoch(
 
     thread = threading.Thread(target=kill)
     thread.start()
-    results = Study(**VALUES).run(tmp_path, engine="ray")
+    results = Study(**SMALL).run(tmp_path, engine="ray")
     thread.join()
     assert killed
     assert capsys.readouterr().err.count("is begun again") == 1
     assert len(results.records) == 4
     assert numbers(tmp_path) == undisturbed
-    goes_on(tmp_path, snapshot(list(tmp_path.glob("trials/*.json"))), undisturbed)
+    goes_on(tmp_path, records(tmp_path), undisturbed)
 
 
 @pytest.mark.xdist_group("ray")
@@ -165,7 +96,7 @@ def test_a_folder_that_workers_do_not_see_gets_what_they_send(
 
     seeing = run.TrialWork
     monkeypatch.setattr(run, "TrialWork", lambda study, folder, token, *rest: seeing(study, folder, "", *rest))
-    results = Study(**VALUES).run(tmp_path, engine="ray", quiet=True)
+    results = Study(**SMALL).run(tmp_path, engine="ray", quiet=True)
     assert len(results.records) == 4
     assert numbers(tmp_path) == undisturbed
 
@@ -180,7 +111,7 @@ def test_a_damaged_checkpoint_is_set_aside_named_and_done_again(
     process.communicate()
     (checkpoint,) = folder.glob(f"{UNFINISHED}/*.ckpt")
     whole = checkpoint.read_bytes()
-    kept = snapshot(list(folder.glob("trials/*.json")))
+    kept = records(folder)
     # One bit of a weight is as bad as half of the file.
     flipped = bytearray(whole)
     flipped[len(whole) // 2] ^= 4
@@ -188,21 +119,19 @@ def test_a_damaged_checkpoint_is_set_aside_named_and_done_again(
         copy = tmp_path / f"copy-{len(damaged)}"
         subprocess.run(["cp", "-r", str(folder), str(copy)], check=True)
         (copy / UNFINISHED / checkpoint.name).write_bytes(damaged)
-        Study(**VALUES).run(copy)
+        Study(**SMALL).run(copy)
         assert f"is kept as '{checkpoint.name}.unreadable-1', and its trial begins anew" in capsys.readouterr().err
         assert (copy / UNFINISHED / f"{checkpoint.name}.unreadable-1").read_bytes() == damaged
         assert numbers(copy) == undisturbed
-        assert snapshot([copy / path.relative_to(folder) for path in kept]) == {
-            copy / path.relative_to(folder): content for path, content in kept.items()
-        }
+        assert {name: content for name, content in records(copy).items() if name in kept} == kept
 
 
 def test_two_processes_on_one_folder(tmp_path: Path, undisturbed: dict[str, Any], capsys: pytest.CaptureFixture[str]):
     process = begin(tmp_path, "quiet=True")
     until(lambda: half_done(tmp_path), process)
     with pytest.raises(SkipwayError, match=rf"is in use by process {process.pid} on \S+ since .*wait=True"):
-        Study(**VALUES).run(tmp_path, quiet=True)
-    results = Study(**VALUES).run(tmp_path, wait=True)
+        Study(**SMALL).run(tmp_path, quiet=True)
+    results = Study(**SMALL).run(tmp_path, wait=True)
     process.communicate(timeout=300)
     assert process.returncode == 0
     said = capsys.readouterr().err
@@ -214,7 +143,7 @@ def test_two_processes_on_one_folder(tmp_path: Path, undisturbed: dict[str, Any]
 
 def test_a_lock_that_was_left_behind_blocks_nobody(tmp_path: Path):
     """A machine that went down leaves the file, and nobody who holds it."""
-    study = Study(**{**VALUES, "epochs": 1, "seeds": [0]})
+    study = Study(**{**SMALL, "epochs": 1, "seeds": [0]})
     (tmp_path / ".lock").write_text('{"host": "gone", "process": 1, "since": 0, "token": "x"}\n')
     assert len(study.run(tmp_path, quiet=True).records) == 1
 
@@ -222,7 +151,7 @@ def test_a_lock_that_was_left_behind_blocks_nobody(tmp_path: Path):
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_out_of_memory_fails_alone_with_advice(workers: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """A layer of 9 * 300,000^2 weights is more than any machine takes."""
-    study = Study(**{**VALUES, "epochs": 1, "seeds": [0], "width": [4, 300_000, 8]})
+    study = Study(**{**SMALL, "epochs": 1, "seeds": [0], "width": [4, 300_000, 8]})
     for again in (False, True):
         results = study.run(tmp_path, workers=workers)
         assert [record.labels["width"] for record in results.records] == ["4", "8"]
@@ -255,10 +184,10 @@ class TestWholeClusters:
 
     def test_a_killed_head_is_said_and_gone_on_from(self, tmp_path: Path):
         """What runs goes on without a head, so it takes trials that outlast the patience with it."""
-        values = {**VALUES, "seeds": [0, 1], "epochs": 600}
-        process = begin(tmp_path / "disturbed", f"engine={ENGINE}, quiet=True", values)
+        values = {**SMALL, "seeds": [0, 1], "epochs": 600}
+        process = begin(tmp_path / "disturbed", f"engine={RAY}, quiet=True", values)
         until(lambda: len(list(tmp_path.glob(f"disturbed/{UNFINISHED}/*.ckpt"))) == 2, process)
-        os.kill(processes("gcs_server", process.pid)[0], signal.SIGKILL)
+        os.kill(running("gcs_server", process.pid)[0], signal.SIGKILL)
         _, said = process.communicate(timeout=300)
         assert process.returncode == 1, said
         assert "SkipwayError: the head of the Ray cluster has not answered for" in said
@@ -268,24 +197,24 @@ class TestWholeClusters:
         assert numbers(tmp_path / "disturbed") == numbers(tmp_path / "undisturbed")
 
     def test_a_killed_study_leaves_no_cluster(self, tmp_path: Path, undisturbed: dict[str, Any]):
-        process = begin(tmp_path, f"engine={ENGINE}, quiet=True")
+        process = begin(tmp_path, f"engine={RAY}, quiet=True")
         until(lambda: half_done(tmp_path), process)
-        below = processes("gcs_server|raylet", process.pid)
+        below = running("gcs_server|raylet", process.pid)
         process.kill()
         process.communicate()
-        until(lambda: not set(below) & set(processes("gcs_server|raylet")))
-        goes_on(tmp_path, snapshot(list(tmp_path.glob("trials/*.json"))), undisturbed)
+        until(lambda: not set(below) & set(running("gcs_server|raylet")))
+        goes_on(tmp_path, records(tmp_path), undisturbed)
 
     def test_ctrl_c_leaves_nothing_running(self, tmp_path: Path, undisturbed: dict[str, Any]):
-        process = begin(tmp_path, f"engine={ENGINE}, quiet=True")
+        process = begin(tmp_path, f"engine={RAY}, quiet=True")
         until(lambda: half_done(tmp_path), process)
-        below = processes("gcs_server|raylet", process.pid)
+        below = running("gcs_server|raylet", process.pid)
         assert below
         os.killpg(process.pid, signal.SIGINT)
         _, said = process.communicate(timeout=300)
         assert re.search(r"KeyboardInterrupt: stopped; \d of 4 trials are finished and kept in", said)
-        until(lambda: not set(below) & set(processes("gcs_server|raylet")))
-        goes_on(tmp_path, snapshot(list(tmp_path.glob("trials/*.json"))), undisturbed)
+        until(lambda: not set(below) & set(running("gcs_server|raylet")))
+        goes_on(tmp_path, records(tmp_path), undisturbed)
 
     def test_a_cluster_that_is_joined_is_left(
         self, tmp_path: Path, undisturbed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
@@ -310,12 +239,6 @@ class TestWholeClusters:
             assert process.returncode == 0, said
             assert holder.poll() is None
             assert not ray_workers(holder.pid)
-            assert processes("gcs_server", holder.pid)
+            assert running("gcs_server", holder.pid)
             holder.communicate("\n", timeout=300)
-        goes_on(tmp_path, snapshot(list(tmp_path.glob("trials/*.json"))), undisturbed)
-
-
-ENGINE = (
-    "__import__('skipway').engines.Ray(options={'num_cpus': 2, 'object_store_memory': 100 * 2**20, "
-    "'_temp_dir': '/tmp/skipway-ray'})"
-)
+        goes_on(tmp_path, records(tmp_path), undisturbed)

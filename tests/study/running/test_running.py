@@ -9,15 +9,20 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from benchmarks.disturbing import flip_digit, numbers
 
 from skipway.errors import SkipwayError
 from skipway.study import Record, Study
 from skipway.study.records.record import write_record
+from skipway.study.records.writing import write_json
+from skipway.study.running.manifest import read_manifest
 from skipway.study.running.progress import StudyProgress
+from skipway.study.running.results import read_results
 from skipway.study.running.work import UNFINISHED
 
 SMALL: dict[str, Any] = {"depth": [8], "seeds": [0, 1], "epochs": 3, "width": 4, "batch_size": 16, "limit": 64}
@@ -42,14 +47,6 @@ def never_trains(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("a finished trial is trained again")
 
     monkeypatch.setattr("skipway.study.running.trial.run_trial", refuse)
-
-
-def _numbers(folder: Path) -> dict[str, dict[str, Any]]:
-    """All records of a folder, without what a clock says."""
-    kept = {path.name: json.loads(path.read_text()) for path in (folder / "trials").glob("*.json")}
-    for record in kept.values():
-        record["measures"] |= {"seconds": None, "step_seconds": None}
-    return kept
 
 
 def _interrupt(monkeypatch: pytest.MonkeyPatch, number: int, epoch: int, share: float) -> None:
@@ -114,7 +111,7 @@ def test_an_interrupted_study_goes_on_in_the_middle_of_a_trial(
     study.run(tmp_path, quiet=True)
     assert min(e for n, e in epochs if n == 1) == epoch
     assert min(n for n, _ in epochs) == 1
-    assert _numbers(tmp_path) == _numbers(finished)
+    assert numbers(tmp_path) == numbers(finished)
     assert not (tmp_path / UNFINISHED).exists()
 
 
@@ -143,22 +140,65 @@ def test_ctrl_c_among_workers_keeps_what_is_done(tmp_path: Path):
     assert len(Study(**values).run(folder, quiet=True).records) == 6
     assert {path: path.read_bytes() for path in kept} == kept
     Study(**values).run(tmp_path / "alone", quiet=True)
-    assert _numbers(folder) == _numbers(tmp_path / "alone")
+    assert numbers(folder) == numbers(tmp_path / "alone")
 
 
+def _cut(path: Path) -> None:
+    path.write_text(path.read_text()[:100])
+
+
+def _older(path: Path) -> None:
+    """As versions before digests wrote it."""
+    content = json.loads(path.read_text())
+    del content["digest"]
+    write_json(path, {**content, "format": 2})
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        (_cut, "it is not JSON"),
+        (flip_digit, "it is damaged: its digest is not that of what it says"),
+        (_older, "it is of format 2, and this version of skipway has format 3"),
+    ],
+)
 def test_a_damaged_record_is_set_aside_named_and_done_again(
-    study: Study, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    study: Study,
+    finished: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    damage: Callable[[Path], None],
+    why: str,
 ):
     folder = tmp_path / "f"
     shutil.copytree(finished, folder)
     damaged = sorted((folder / "trials").iterdir())[1]
-    damaged.write_text(damaged.read_text()[:100])
+    damage(damaged)
+    content = damaged.read_bytes()
+    # A report that is made now says what is missing.
+    ((title, told),) = read_results(folder).failed
+    assert title in ("resnet8 none seed 1", "resnet8 stochastic-depth seed 0")
+    assert told.startswith(f"its record cannot be read: {why}")
     study.run(folder)
     said = capsys.readouterr().err
-    assert f"{damaged.name}' cannot be read" in said
+    assert f"{damaged.name}' cannot be read: {why}" in said
     assert f"it is kept as '{damaged.name}.unreadable-1', and its trial runs again" in said
-    assert _numbers(folder) == _numbers(finished)
-    assert len((folder / "trials" / f"{damaged.name}.unreadable-1").read_text()) == 100
+    assert said.count("finished before") == 3
+    assert numbers(folder) == numbers(finished)
+    assert (folder / "trials" / f"{damaged.name}.unreadable-1").read_bytes() == content
+
+
+@pytest.mark.usefixtures("never_trains")
+def test_a_damaged_manifest_is_written_again(study: Study, finished: Path, tmp_path: Path):
+    """Of which trials there are nothing may be taken from it: here the name of a record has another letter."""
+    folder = tmp_path / "f"
+    shutil.copytree(finished, folder)
+    manifest, whole = folder / "manifest.json", (finished / "manifest.json").read_text()
+    manifest.write_text(whole.replace('"id": "resnet8', '"id": "resnet9', 1))
+    with pytest.raises(SkipwayError, match=r"manifest.json' cannot be read: it is damaged: .*; run the study again"):
+        read_results(folder)
+    assert len(study.run(folder, quiet=True).records) == 4
+    assert manifest.read_text() == whole
 
 
 def test_a_full_disk_is_one_sentence_and_loses_nothing(
@@ -176,9 +216,9 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(
         patch.setattr("skipway.study.running.work.write_record", full_at_the_second)
         with pytest.raises(SkipwayError, match="the disk is full: .* every finished trial is kept"):
             study.run(tmp_path, quiet=True)
-    assert len(_numbers(tmp_path)) == 1
+    assert len(numbers(tmp_path)) == 1
     study.run(tmp_path, quiet=True)
-    assert _numbers(tmp_path) == _numbers(finished)
+    assert numbers(tmp_path) == numbers(finished)
 
 
 def test_a_disk_that_really_fills_up(study: Study, finished: Path, tmp_path: Path):
@@ -189,11 +229,11 @@ def test_a_disk_that_really_fills_up(study: Study, finished: Path, tmp_path: Pat
         ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True, check=False
     )
     code = (
-        "import sys, skipway.study as s\n"
-        f"study = s.Study(skip=['none', 'stochastic-depth'], **{SMALL!r})\n"
+        "import sys\nfrom skipway.errors import SkipwayError\nfrom skipway.study import Study\n"
+        f"study = Study(skip=['none', 'stochastic-depth'], **{SMALL!r})\n"
         "if __name__ == '__main__':\n"
         "    try: study.run(sys.argv[1], workers=2, quiet=True)\n"
-        "    except s.declaration.SkipwayError as error: print(error)\n"
+        "    except SkipwayError as error: print(error)\n"
     )
     before = None if mounted.returncode == 0 else lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
     try:
@@ -207,13 +247,13 @@ def test_a_disk_that_really_fills_up(study: Study, finished: Path, tmp_path: Pat
         )
         assert done.stdout.startswith("the disk is full: '"), done.stderr
         assert len(done.stdout.splitlines()) == 1
-        assert json.loads((folder / "run" / "manifest.json").read_text())["format"] == 2
+        assert len(read_manifest(folder / "run")["trials"]) == 4
         shutil.copytree(folder / "run", tmp_path / "roomy")
     finally:
         if mounted.returncode == 0:
             subprocess.run(["umount", str(folder)], check=True)
     study.run(tmp_path / "roomy", quiet=True)
-    assert _numbers(tmp_path / "roomy") == _numbers(finished)
+    assert numbers(tmp_path / "roomy") == numbers(finished)
 
 
 def test_a_folder_without_permission_is_one_sentence(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

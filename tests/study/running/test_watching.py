@@ -10,7 +10,8 @@ from tests.study.make import make_record
 from skipway.cli.app import main
 from skipway.errors import SkipwayError
 from skipway.study import Study
-from skipway.study.records.record import FORMAT, write_record
+from skipway.study.records.record import write_record
+from skipway.study.records.sealed import write_sealed
 from skipway.study.records.status import Status, read_status, reporting, status_path, write_status
 from skipway.study.running.watching import Watch
 from skipway.study.training.loop import Loop
@@ -23,8 +24,7 @@ def _study_folder(folder: Path) -> Path:
     ]
     for name in ("trials", "unfinished", "failed"):
         (folder / name).mkdir(parents=True)
-    content = {"format": FORMAT, "study": {"name": "depths"}, "trials": trials}
-    (folder / "manifest.json").write_text(json.dumps(content))
+    write_sealed(folder / "manifest.json", {"study": {"name": "depths"}, "trials": trials})
     return folder
 
 
@@ -156,5 +156,5 @@ def test_what_is_no_study_is_not_watched(
     assert _command(monkeypatch, str(tmp_path)) == 2
     assert "is no folder of a study: it has no manifest.json" in capsys.readouterr().err
     (tmp_path / "manifest.json").write_text("{}")
-    with pytest.raises(SkipwayError, match="of another version of skipway"):
+    with pytest.raises(SkipwayError, match="cannot be read: it is of another program"):
         Watch(tmp_path)

@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from skipway.study.records.measures import better
-from skipway.study.records.writing import write_json
-
-FORMAT = 2
-
-
-class UnreadableRecord(Exception):
-    """A file that should hold a record and does not; the message says why."""
+from skipway.study.records.sealed import Unreadable, read_sealed, write_sealed
 
 
 @dataclass(frozen=True)
@@ -51,7 +44,6 @@ class Record:
     recipe: dict[str, Any]
     data: dict[str, Any]
     versions: dict[str, str]
-    format: int = FORMAT
 
     @property
     def title(self) -> str:
@@ -87,31 +79,18 @@ class Record:
 
 
 def read_record(path: Path, trial_id: str) -> Record | None:
-    """The record of a trial, None where there is no such file; raises UnreadableRecord for a file of anything else."""
+    """The record of a trial, None where there is no such file; raises Unreadable for a file of anything else."""
     try:
-        text = path.read_text(encoding="utf-8")
+        content = read_sealed(path)
     except FileNotFoundError:
         return None
-    except UnicodeDecodeError as error:
-        raise UnreadableRecord("it is not text") from error
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UnreadableRecord(f"it is not JSON: {error}") from error
-    expected = {field.name for field in dataclasses.fields(Record)}
-    if not isinstance(content, dict) or set(content) != expected:
-        raise UnreadableRecord("its fields are not those of a record")
-    if content["id"] != trial_id or content["format"] != FORMAT:
-        raise UnreadableRecord("it belongs to another trial or another version")
-    lists = [content[name] for name in ("layers", "first_gradients", "last_gradients")]
-    curves = content["curves"]
-    if not isinstance(curves, dict) or not all(isinstance(values, list) for values in [*lists, *curves.values()]):
-        raise UnreadableRecord("its numbers are incomplete")
-    if len({len(values) for values in curves.values()}) > 1:
-        raise UnreadableRecord("its numbers are incomplete")
+    if set(content) != {field.name for field in dataclasses.fields(Record)}:
+        raise Unreadable("its fields are not those of a record")
+    if content["id"] != trial_id:
+        raise Unreadable("it belongs to another trial")
     return Record(**content)
 
 
 def write_record(path: Path, record: Record) -> None:
     """Write a record so that the file holds all of it or does not exist."""
-    write_json(path, dataclasses.asdict(record))
+    write_sealed(path, dataclasses.asdict(record))

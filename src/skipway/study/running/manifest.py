@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import skipway
+from skipway.errors import SkipwayError
 from skipway.study.declaring.declaration import LOOP, Study
 from skipway.study.declaring.variants import Trial
-from skipway.study.records.record import FORMAT
-from skipway.study.records.writing import write_json
+from skipway.study.records.sealed import FORMAT, Unreadable, read_sealed, seal, write_sealed
 from skipway.study.training.determinism import versions
 
 MANIFEST = "manifest.json"
@@ -23,7 +23,6 @@ MANIFEST = "manifest.json"
 def write_manifest(folder: Path, study: Study, jobs: list[tuple[Trial, str]]) -> None:
     """Write down what is about to be run, where that is not what stands there."""
     content = {
-        "format": FORMAT,
         "stamp": _stamp(study),
         "study": study.declaration(),
         "trials": [
@@ -40,9 +39,21 @@ def write_manifest(folder: Path, study: Study, jobs: list[tuple[Trial, str]]) ->
     }
     # What is as it was keeps its time, by which a report is known to be of it.
     with contextlib.suppress(OSError, ValueError):
-        if json.loads((folder / MANIFEST).read_text(encoding="utf-8")) == json.loads(json.dumps(content)):
+        if json.loads((folder / MANIFEST).read_text(encoding="utf-8")) == seal(content):
             return
-    write_json(folder / MANIFEST, content)
+    write_sealed(folder / MANIFEST, content)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What `write_manifest` wrote; raises SkipwayError for a folder of anything else."""
+    try:
+        return read_sealed(folder / MANIFEST)
+    except FileNotFoundError:
+        raise SkipwayError(
+            f"'{folder}' is no folder of a study: it has no {MANIFEST}; 'skipway study run' writes one"
+        ) from None
+    except (OSError, Unreadable) as error:
+        raise SkipwayError(f"'{folder / MANIFEST}' cannot be read: {error}; run the study again") from error
 
 
 def is_reported(folder: Path, report: Path) -> bool:
@@ -62,11 +73,11 @@ def known_ids(folder: Path, study: Study) -> list[str] | None:
     names, sizes and times.
     """
     try:
-        content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        stamp, ids = content["stamp"], [str(trial["id"]) for trial in content["trials"]]
-    except (OSError, ValueError, KeyError, TypeError):
+        content = read_sealed(folder / MANIFEST)
+    except (OSError, Unreadable):
         return None
-    return ids if stamp is not None and stamp == _stamp(study) else None
+    known = content["stamp"] is not None and content["stamp"] == _stamp(study)
+    return [trial["id"] for trial in content["trials"]] if known else None
 
 
 def _stamp(study: Study) -> str | None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,9 +12,11 @@ from skipway.storing import write_whole
 from skipway.study.answering.answer import Answer, answer
 from skipway.study.answering.summary import Summary, summarise
 from skipway.study.declaring.declaration import Study
-from skipway.study.records.record import Record, UnreadableRecord, read_record
+from skipway.study.records.record import Record, read_record
+from skipway.study.records.sealed import Unreadable
 from skipway.study.records.writing import storage, write_text
 from skipway.study.running.failures import read_failure
+from skipway.study.running.manifest import read_manifest
 
 if TYPE_CHECKING:
     import pandas
@@ -107,20 +107,18 @@ def read_results(folder: str | Path) -> Results:
     finished.
     """
     place = Path(folder).expanduser()
-    try:
-        manifest = json.loads((place / "manifest.json").read_text(encoding="utf-8"))
-        study, trials = Study(**manifest["study"]), manifest["trials"]
-    except FileNotFoundError:
-        raise SkipwayError(f"'{place}' is no folder of a study: it has no manifest.json") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise SkipwayError(f"'{place / 'manifest.json'}' cannot be read: {error}; run the study again") from error
+    manifest = read_manifest(place)
+    study, trials = Study(**manifest["study"]), manifest["trials"]
     records, failed = [], []
     for trial in trials:
-        with contextlib.suppress(UnreadableRecord):
+        try:
             if (record := read_record(place / trial["record"], trial["id"])) is not None:
                 records.append(record)
             elif (why := read_failure(place, trial["id"])) is not None:
-                failed.append((str(trial.get("title", trial["id"])), why))
+                failed.append((str(trial["title"]), why))
+        except Unreadable as error:
+            failed.append((str(trial["title"]), f"its record cannot be read: {error}; run the study again"))
     if not records:
-        raise SkipwayError(f"no trial of '{place}' is finished yet")
+        told = f": {failed[0][0]}: {failed[0][1]}" if failed else " yet"
+        raise SkipwayError(f"no trial of '{place}' is finished{told}")
     return Results(study, place, tuple(records), tuple(failed))

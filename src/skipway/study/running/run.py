@@ -14,7 +14,8 @@ from skipway.engines import Engine, Event, Failed, Local, Note, Ray, Told, find_
 from skipway.errors import SkipwayError
 from skipway.study.declaring.declaration import Study
 from skipway.study.declaring.variants import Trial
-from skipway.study.records.record import Record, UnreadableRecord, read_record
+from skipway.study.records.record import Record, read_record
+from skipway.study.records.sealed import Unreadable
 from skipway.study.records.status import read_status, status_path
 from skipway.study.records.writing import set_aside, storage
 from skipway.study.running.failures import forget_failure, keep_failure
@@ -187,7 +188,7 @@ def _kept(folder: Path, trial_id: str, progress: StudyProgress) -> Record | None
     with storage(folder):
         try:
             return read_record(path, trial_id)
-        except UnreadableRecord as error:
+        except Unreadable as error:
             aside = set_aside(path)
             progress.note(f"'{path}' cannot be read: {error}; it is kept as '{aside.name}', and its trial runs again")
             return None

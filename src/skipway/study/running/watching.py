@@ -7,10 +7,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from skipway.errors import SkipwayError
-from skipway.study.records.record import FORMAT, UnreadableRecord, read_record
+from skipway.study.records.record import read_record
+from skipway.study.records.sealed import Unreadable
 from skipway.study.records.status import Status, read_status, status_path
 from skipway.study.running.board import ENDED, Board, Row, duration, make_row
+from skipway.study.running.manifest import read_manifest
 from skipway.study.running.progress import outcome_of
 
 # A trial tells of itself every few seconds; one that has not for so long may have lost its process.
@@ -25,7 +26,7 @@ class Watch:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.expanduser()
-        content = _manifest(self.folder)
+        content = read_manifest(self.folder)
         trials: list[dict[str, Any]] = content["trials"]
         self.ids = [trial["id"] for trial in trials]
         rows = [make_row(trial["title"], trial["labels"]) for trial in trials]
@@ -68,7 +69,7 @@ class Watch:
     def _look_for_record(self, row: Row, trial_id: str) -> bool:
         try:
             record = read_record(self.folder / "trials" / f"{trial_id}.json", trial_id)
-        except (UnreadableRecord, OSError):
+        except (Unreadable, OSError):
             record = None
         if record is None:
             return False
@@ -83,21 +84,6 @@ class Watch:
             age = max(0.0, time.time() - status.time) if known is None else 0.0
             self._heard[number] = status, time.monotonic() - age
         return time.monotonic() - self._heard[number][1]
-
-
-def _manifest(folder: Path) -> dict[str, Any]:
-    path = folder / "manifest.json"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise SkipwayError(
-            f"'{folder}' is no folder of a study: it has no manifest.json; 'skipway study run' writes one"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise SkipwayError(f"'{path}' cannot be read: {error}") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise SkipwayError(f"'{path}' is of another version of skipway, or of another program")
-    return content
 
 
 def _failure(path: Path) -> str | None:

@@ -14,7 +14,8 @@ from skipway.errors import SkipwayError
 from skipway.storing import write_whole
 from skipway.study.declaring.declaration import Study
 from skipway.study.declaring.variants import Trial
-from skipway.study.records.record import Record, UnreadableRecord, read_record, write_record
+from skipway.study.records.record import Record, read_record, write_record
+from skipway.study.records.sealed import Unreadable
 from skipway.study.records.writing import set_aside, storage
 from skipway.study.running.lock import sees
 from skipway.study.tasks.problems import Problem, Problems
@@ -93,7 +94,7 @@ def train_and_keep(study: Study, trial: Trial, trial_id: str, problem: Problem, 
     notes: list[str] = []
     with storage(folder):
         # A process that was lost may have come to the end before.
-        with contextlib.suppress(UnreadableRecord):
+        with contextlib.suppress(Unreadable):
             if processes() == 1 and (record := read_record(record_path(folder, trial_id), trial_id)) is not None:
                 return Outcome(record)
         checkpoint = folder / UNFINISHED / f"{trial_id}.ckpt"
