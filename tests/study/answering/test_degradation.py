@@ -9,13 +9,16 @@ from skipway.study import Record
 from skipway.study.answering.degradation import REPAIRED, degradation
 from skipway.study.answering.summary import Spread, summarise
 
+SKIPS = (
+    "residual", "rezero", "skip-init", "layer-scale", "highway", "dense", "post-norm", "pre-norm",
+)  # fmt: skip
 Row = tuple[int, str, int, float, "dict[str, int] | None"]
 
 
 @st.composite
 def studies(draw: st.DrawFn) -> list[Row]:
     depths = draw(st.lists(st.integers(1, 40).map(lambda n: 6 * n + 2), min_size=1, max_size=4, unique=True))
-    skips = draw(st.lists(st.sampled_from(["none", "residual", "rezero"]), min_size=1, max_size=3, unique=True))
+    skips = draw(st.lists(st.sampled_from(["none", *SKIPS]), min_size=1, max_size=9, unique=True))
     seeds = draw(st.integers(1, 3))
     # Few distinct errors, so that ties, overlaps and equal means are common.
     errors = st.sampled_from([0.0, 0.001, 0.01, 0.1, 0.5, 0.55, 0.6, 0.9])
@@ -119,6 +122,26 @@ def test_the_classic_result():
 def test_repairs_that_fall_short(residual: list[float], words: str):
     rows = [(20, "none", [0.0, 0.01]), (56, "none", [0.5, 0.6]), (20, "residual", [0.0, 0.0])]
     assert words in _sentence(*rows, (56, "residual", residual))
+
+
+def test_many_skips_are_counted_and_the_best_and_the_worst_are_told():
+    plain = [(20, "none", [0.0, 0.01]), (56, "none", [0.5, 0.6])]
+    shallow = [(20, skip, [0.0, 0.0]) for skip in SKIPS]
+    deep = [0.0, 0.001, 0.002, 0.003, 0.004, 0.2, 0.3, 0.9]
+    assert _sentence(*plain, *shallow, *((56, skip, [error] * 2) for skip, error in zip(SKIPS, deep, strict=True))) == (
+        "Yes: depth hurts the plain network. Its training error rises from 0.5 % (0.0 to 1.0) at 20 layers to 55.0 % "
+        "(50.0 to 60.0) at 56 layers. Of 8 skips, 5 repair it ('residual', 'rezero', 'skip-init', 'layer-scale' and 1 "
+        "more), 2 repair a part of it ('dense', 'post-norm'), 1 does not repair it ('pre-norm'). Their training error "
+        "is lowest with 'residual', 0.0 % at 56 layers, and highest with 'pre-norm', 90.0 % at 56 layers."
+    )
+
+
+def test_many_skips_with_nothing_to_repair():
+    rows = [(depth, skip, [0.01 * number]) for number, skip in enumerate(("none", *SKIPS)) for depth in (20, 56)]
+    told = _sentence(*rows)
+    assert told.startswith("No: depth does not hurt the plain network here. Its training error goes from")
+    assert "It was trained with 8 skips, too. Their training error is lowest with 'residual', 1.0 % at 56" in told
+    assert "highest with 'pre-norm', 8.0 % at 56 layers. All this is one seed" in told
 
 
 def test_a_deep_plain_network_that_is_no_worse_is_said_to_be_none():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,6 +11,8 @@ from skipway.study.answering.summary import Summary
 QUESTION = "Does depth hurt the plain network on the training set, and does the skip repair it?"
 # What remains of the harm under a skip, as a share of the plain network's, up to which it counts as repaired.
 REPAIRED = 0.05
+# Skips that are told one by one; of more, the answer counts those that do the same, and names as many of each.
+_TOLD, _NAMED = 3, 4
 RULE = (
     "The deepest network is compared with the shallower one of the same kind that has the lowest mean training error. "
     "Depth hurts where the mean over seeds is higher and every seed of the deepest network is worse than every seed of "
@@ -50,13 +52,13 @@ def degradation(summaries: Sequence[Summary]) -> Degradation:
     shallow, deep = _ends(plain)
     harm = _harm(shallow, deep)
     words = [_harm_words(harm, shallow, deep)]
-    repairs: dict[str, Repair] = {}
-    for skip, rows in by_skip.items():
-        if not rows[0].plain:
-            if harm == "yes":
-                repairs[skip] = _repair(shallow, deep, rows)
-            words.append(_skip_words(skip, rows, repairs.get(skip)))
-    if len(by_skip) == 1:
+    skips = {skip: rows for skip, rows in by_skip.items() if not rows[0].plain}
+    repairs = {skip: _repair(shallow, deep, rows) for skip, rows in skips.items()} if harm == "yes" else {}
+    if len(skips) <= _TOLD:
+        words += [_skip_words(skip, rows, repairs.get(skip)) for skip, rows in skips.items()]
+    else:
+        words += _counted(skips, repairs)
+    if not skips:
         words.append("The study has no network with skips to compare with.")
     if all(summary.seeds == 1 for summary in summaries):
         words.append("All this is one seed: there is no spread to judge it by.")
@@ -95,18 +97,35 @@ def _harm_words(harm: Harm, shallow: Summary, deep: Summary) -> str:
     return f"{lead} from {_at(shallow)} to {_at(deep)}."
 
 
+# What one skip does, and what several do.
+_REPAIRS: dict[Repair, tuple[str, str]] = {
+    "whole": ("repairs it", "repair it"),
+    "part": ("repairs a part of it", "repair a part of it"),
+    "unclear": ("does not clearly repair it", "do not clearly repair it"),
+    "no": ("does not repair it", "do not repair it"),
+}
+
+
 def _skip_words(skip: str, rows: Sequence[Summary], repair: Repair | None) -> str:
     shallow, deep = _ends(rows)
     numbers = f"{_at(shallow)}, {_at(deep)}"
-    if repair is None:
-        return f"With skip '{skip}': {numbers}."
-    lead = {
-        "whole": "repairs it",
-        "part": "repairs a part of it",
-        "unclear": "does not clearly repair it",
-        "no": "does not repair it",
-    }[repair]
-    return f"Skip '{skip}' {lead}: {numbers}."
+    return f"With skip '{skip}': {numbers}." if repair is None else f"Skip '{skip}' {_REPAIRS[repair][0]}: {numbers}."
+
+
+def _counted(skips: Mapping[str, Sequence[Summary]], repairs: Mapping[str, Repair]) -> list[str]:
+    """How many skips do what, and between which errors they lie at their greatest depth."""
+    told = []
+    for repair, (one, several) in _REPAIRS.items():
+        if names := [f"'{skip}'" for skip, found in repairs.items() if found == repair]:
+            more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+            told.append(f"{len(names)} {one if len(names) == 1 else several} ({', '.join(names[:_NAMED])}{more})")
+    ends = {skip: _ends(rows)[1] for skip, rows in skips.items()}
+    best, worst = (pick(ends, key=lambda skip: ends[skip].train_error.mean) for pick in (min, max))
+    return [
+        f"Of {len(skips)} skips, {', '.join(told)}." if told else f"It was trained with {len(skips)} skips, too.",
+        f"Their training error is lowest with '{best}', {_at(ends[best])}, and highest with '{worst}', "
+        f"{_at(ends[worst])}.",
+    ]
 
 
 def _at(summary: Summary) -> str:
