@@ -56,6 +56,84 @@ def test_the_numbers_are_those_of_the_library(tmp_path: Path, weights: Path):
     np.testing.assert_allclose(found.norms, expected.norms, rtol=1e-5)
 
 
+def _logits(probed: str, *words: str) -> np.ndarray:
+    """What a network that a command line means makes of the images that it is measured on."""
+    from skipway.cli.batches import DataChoice, image_batches, model_for
+    from skipway.cli.options import parse_options
+
+    path = Path(words[0]) if words else None
+    chosen = DataChoice("digits", samples=4)
+    images = chosen.images()
+    model = model_for(probed, images, None, path, False, parse_options(words[1:]))
+    with torch.no_grad():
+        return model(image_batches(model, images, chosen)[0][0]).numpy()
+
+
+def test_what_a_training_left_is_measured_as_it_was_trained(tmp_path: Path):
+    """On one channel and of another width than is published; without the options its weights do not fit."""
+    from skipway import study
+
+    trained = study.train("resnet8", "digits", options={"width": 4}, limit=64, epochs=1, folder=tmp_path)
+    file = trained.folder / "best.pt"
+    run("probe", "lesions", "resnet8", "--option", "width=4", "--weights", str(file), *SMALL)
+    model = models.create("resnet8", num_classes=10, in_channels=1, width=4)
+    models.load_weights(model, file)
+    images = study.load_images("digits")
+    order = torch.randperm(len(images.test_labels), generator=torch.Generator().manual_seed(0))[:4]
+    mean, deviation = images.statistics
+    with torch.no_grad():
+        expected = model.eval()((images.test_images[order].float() - mean) / deviation)
+    np.testing.assert_allclose(_logits("resnet8", str(file), "width=4"), expected, rtol=1e-5, atol=1e-6)
+    with pytest.raises(SkipwayError, match=re.escape("[4, 1, 3, 3] in the file, [16, 1, 3, 3] in the model")):
+        _logits("resnet8", str(file))
+
+
+def test_a_model_from_outside_is_built_for_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    source = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, num_classes=7, in_channels=3, width=8):
+        super().__init__()
+        self.stem = nn.Conv2d(in_channels, width, 3)
+        self.branch = nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.ReLU())
+        self.head = nn.Linear(width, num_classes)
+
+    def forward(self, x):
+        h = self.stem(x)
+        return self.head((h + self.branch(h)).mean((2, 3)))
+"""
+    (tmp_path / "ours_for_a_probe.py").write_text(source)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    out = tmp_path / "numbers.npz"
+    words = ["ours_for_a_probe:Net", "--option", "width=5", *SMALL, "--out", str(out)]
+    run("probe", "lesions", *words)
+    found = load(out)
+    assert isinstance(found, Lesions)
+    assert found.parts == (":add:0",)
+    run("probe", "lesions", *words, "--skip", "none")
+    plain = load(out)
+    assert isinstance(plain, Lesions)
+    assert plain.of == "layers"
+    with pytest.raises(SkipwayError, match="no argument of ours_for_a_probe:Net 'widht'; did you mean 'width'?"):
+        run("probe", "lesions", "ours_for_a_probe:Net", "--option", "widht=5")
+
+
+def test_a_hugging_face_model_is_measured_on_images(tmp_path: Path):
+    pytest.importorskip("transformers")
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    options = [word for name, value in {**sizes, "patch_size": 2}.items() for word in ("--option", f"{name}={value}")]
+    out = tmp_path / "numbers.npz"
+    run("probe", "lesions", "hf:ViTConfig", *options, *SMALL, "--out", str(out))
+    found = load(out)
+    assert isinstance(found, Lesions)
+    assert len(found.parts) == 2
+    words = ["report", "hf:ViTConfig", *options, *SMALL, "--probes", "responses", "--out", str(tmp_path / "report")]
+    run(*words)
+    run(*words, "--option", "num_hidden_layers=2")
+    assert len(list((tmp_path / "report" / "numbers").iterdir())) == 2
+
+
 def test_settings_reach_the_probe(tmp_path: Path):
     out = tmp_path / "numbers.npz"
     run("probe", "landscape", "resnet8", *SMALL, "--set", "steps=3", "--set", "dims=1", "--out", str(out))
@@ -81,6 +159,8 @@ def test_settings_reach_the_probe(tmp_path: Path):
         (["barrier", "resnet8"], "give the other's weights with --other FILE"),
         (["gradients"], "name one, as in 'skipway probe gradients resnet20'"),
         (["identity", "resnet8"], "leave SPEC and --weights out"),
+        (["identity", "--option", "width=4"], "leave --option out"),
+        (["gradients", "resnet8", "--option", "widht=4"], "no option of resnet8 'widht'; did you mean 'width'?"),
     ],
 )
 def test_slips_get_a_sentence(words: list[str], sentence: str):

@@ -50,7 +50,7 @@ def faulty():
     norm = nn.BatchNorm2d(4)
     return nn.Sequential(nn.Conv2d(3, 4, 3), norm, nn.Conv2d(4, 4, 3), norm)
 
-def sized(depth, width): return build()
+def sized(depth, width): return nn.Sequential(*[Block(width) for _ in range(depth)])
 def broken(): raise RuntimeError("no such luck")
 def text(): return "a model"
 ready = build()
@@ -155,6 +155,33 @@ def test_inputs_of_the_users_own(run):
     assert [value["shape"] for value in json.loads(out)["inputs"]] == [[2, 5, 8], [2, 5, 1]]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "shape", "skips"),
+    [
+        (["resnet8", "--option", "width=4", "--option", "in_channels=1"], [1, 1, 32, 32], 3),
+        (["mynets:sized", "--option", "depth=3", "--option", "width=6"], [1, 6], 3),
+        (["mynets:Block", "--option", "width=6"], [1, 6], 1),
+    ],
+)
+def test_options_of_the_model(run, arguments: list[str], shape: list[int], skips: int):
+    code, out, err = run("trace", *arguments, "--json")
+    assert code == 0, err
+    content = json.loads(out)
+    assert content["inputs"][0]["shape"] == shape
+    assert len(content["skips"]) == skips
+    assert run("doctor", *arguments, "--fail-on", "never")[0] == 0
+
+
+def test_fields_of_a_configuration(run):
+    pytest.importorskip("transformers")
+    code, out, err = run("trace", "hf:BertConfig", "--option", "num_hidden_layers=2", "--json")
+    assert code == 0, err
+    assert len(json.loads(out)["skips"]) == 4
+    code, _, err = run("trace", "hf:BertConfig", "--option", "num_hiden_layers=2")
+    assert code == 2
+    assert "no field of BertConfig 'num_hiden_layers'; did you mean 'num_hidden_layers'?" in err
+
+
 def test_an_exported_file(run, tmp_path: Path):
     layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).train(False)
     torch.export.save(torch.export.export(layer, (torch.zeros(1, 3, 8),)), tmp_path / "layer.pt2")
@@ -253,6 +280,12 @@ def test_transformers_absent_names_its_extra(run, monkeypatch: pytest.MonkeyPatc
         (["mynets:build", "--draw", "map.jpg"], "no picture format '.jpg'"),
         (["mynets:build", "--draw", "no/map.svg"], "there is no folder 'no'"),
         (["mynets:build", "--weights"], "let mynets:build load its own"),
+        (["resnet8", "--option", "widht=8"], "no option of resnet8 'widht'; did you mean 'width'?"),
+        (["resnet8", "--option", "width"], "--option 'width' lacks its value: write --option width=8"),
+        (["mynets:sized", "--option", "dpth=8"], "no argument of mynets:sized 'dpth'; did you mean 'depth'?"),
+        (["mynets:sized", "--option", "depth=8"], "needs arguments (width): give --option width=..."),
+        (["mynets:ready", "--option", "width=8"], "mynets:ready is a network already"),
+        (["model.pt2", "--option", "width=8"], "--option is for models that are built"),
     ],
 )
 def test_slips_are_one_line_and_exit_code_2(run, no_shape_checks: None, arguments: list[str], message: str):

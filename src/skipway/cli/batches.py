@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from skipway import models
 from skipway.cli.specs import find
 from skipway.errors import SkipwayError, choose
 
@@ -46,29 +47,64 @@ class DataChoice:
 
 
 def model_for(
-    spec: str, images: Images, skip: str | None, weights: Path | None, published: bool, seed: int = 0
+    spec: str,
+    images: Images,
+    skip: str | None,
+    weights: Path | None,
+    published: bool,
+    options: Mapping[str, Any] | None = None,
+    seed: int = 0,
 ) -> nn.Module:
-    """The model that a SPEC means, with as many classes as the data has and with its weights, in evaluation mode."""
-    from skipway import models
+    """The model that a SPEC means, built for the data as `skipway train` builds it, with its weights, in evaluation
+    mode; one from a file, or that is published with its weights, as it is."""
+    chosen = dict(options or {})
+    if not _is_own(spec):
+        model = _built(spec, images, skip, published, chosen, seed)
+        if weights is not None:
+            models.load_weights(model, weights)
+        return model.eval()
+    find(spec, skip, published)
+    # Weights for the channels of the data, or for three, to which gray images are brought.
+    counts = [images.channels, 3] if weights is not None and images.channels != 3 else [images.channels]
+    failure: SkipwayError | None = None
+    for channels in counts:
+        settled = {"num_classes": len(images.classes), "in_channels": channels}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = models.create(spec, skip, **{**settled, **chosen})
+        try:
+            if weights is not None:
+                models.load_weights(model, weights)
+        except SkipwayError as error:
+            failure = failure or error
+            continue
+        return model.eval()
+    assert failure is not None
+    raise failure
 
-    source = find(spec, skip, published)
+
+def _built(
+    spec: str, images: Images, skip: str | None, published: bool, options: dict[str, Any], seed: int
+) -> nn.Module:
+    """A model from outside, or from a file."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if _is_own(spec):
-            options: dict[str, Any] = {} if skip is None else {"skip": skip}
-            channels = images.channels if weights is None else 3
-            model = models.create(spec, num_classes=len(images.classes), in_channels=channels, **options)
-        else:
-            model = source.build()
-    if weights is not None:
-        models.load_weights(model, weights)
-    return model.eval()
+        if published or ":" not in spec:
+            return find(spec, skip, published, options).built()
+        from skipway.study.training.building import build_network
+
+        offered = {
+            "num_classes": len(images.classes), "in_channels": images.channels, "image_size": images.size[0],
+            "image_shape": [images.channels, *images.size],
+        }  # fmt: skip
+        if spec.startswith("torchvision:"):
+            # They take three channels alone, to which gray images are brought.
+            offered |= {"in_channels": 3, "image_shape": [3, *images.size]}
+        return build_network(spec, "classification", offered, skip, options)
 
 
 def _is_own(spec: str) -> bool:
-    """Whether a SPEC names one of our own families, which can be built for other classes and channels."""
-    from skipway import models
-
+    """Whether a SPEC names one of our own families."""
     try:
         models.find(spec)
     except SkipwayError:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from skipway.cli.options import ModelOptions, parse_options
 from skipway.cli.see import SPEC as _SPEC
-from skipway.cli.see import SkipName
 from skipway.errors import SkipwayError, choose
 
 if TYPE_CHECKING:
@@ -59,6 +59,14 @@ Deviation = Annotated[
 Published = Annotated[
     bool, typer.Option("--published", help="Take the weights that torchvision, timm or the Hub publish.")
 ]
+SkipName = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="The skip that the model is built with; of a model from outside, 'none' is its plain twin and any other "
+        "stands in the place of its skips.",
+    ),
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="An argument of the probe, such as steps=21. Several: repeat it."),
@@ -74,6 +82,7 @@ def probe(
     weights: Annotated[Path | None, typer.Option(metavar="FILE", help="Trained weights for the model.")] = None,
     data: Data = "digits",
     skip: SkipName = None,
+    option: ModelOptions = None,
     part: Part = "test",
     samples: Samples = 512,
     batch_size: BatchSize = 128,
@@ -103,11 +112,13 @@ def probe(
     if name in _ALONE:
         if spec is not None or weights is not None:
             raise SkipwayError(f"{name} builds the networks that it compares: leave SPEC and --weights out")
+        if option:
+            raise SkipwayError(f"{name} builds the networks that it compares: leave --option out")
         result = _measured(name, function, flat_features(images, chosen), options)
     else:
         if spec is None:
             raise SkipwayError(f"{name} measures a network: name one, as in 'skipway probe {name} resnet20'")
-        model = model_for(spec, images, skip, weights, published)
+        model = model_for(spec, images, skip, weights, published, parse_options(option))
         result = _measured(name, function, _given(name, function, model, images, chosen, other or ()), options)
     if out is not None:
         print(f"skipway: saved in {result.save(out)}", file=sys.stderr)
@@ -126,8 +137,10 @@ def report(
     ] = None,
     data: Data = "digits",
     skip: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="The skip of each SPEC that is one of our own families.")
+        list[str] | None,
+        typer.Option(metavar="NAME", help="The skip that each SPEC is built with, in their order; one is for all."),
     ] = None,
+    option: ModelOptions = None,
     probes: Annotated[
         str, typer.Option(help=f"What is measured, with commas between: {', '.join(_REPORTED)}.")
     ] = _CHOSEN,
@@ -158,14 +171,15 @@ def report(
     files = _one_each("--weights", weights, len(specs))
     skips = _one_each("--skip", skip, len(specs))
     options = {name: _options(name, probe_named(name), _settings_of(name, settings or (), names)) for name in names}
+    built = parse_options(option)
     chosen = _choice(data, part, samples, batch_size, image_size, mean, deviation)
     images = chosen.images()
     labels = _labels(specs, files, skips)
     found: list[Measured] = []
     for label, spec, file, kind in zip(labels, specs, files, skips, strict=True):
-        model = model_for(spec, images, kind, file, published)
+        model = model_for(spec, images, kind, file, published, built)
         for name in names:
-            key = _fingerprint(spec, file, kind, chosen, images.fingerprint, name, options[name])
+            key = _fingerprint(spec, file, kind, built, chosen, images.fingerprint, name, options[name])
             path = out / "numbers" / f"{name}-{key}.npz"
             print(f"skipway: {name} of {label}{' (measured before)' if path.exists() else ''}", file=sys.stderr)
             result = _known(path)

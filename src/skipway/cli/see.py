@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from skipway.cli.options import ModelOptions, parse_options
 from skipway.errors import choose
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def trace(
     spec: Spec,
     input: Inputs = None,
     skip: SkipName = None,
+    option: ModelOptions = None,
     weights: Weights = False,
     training: Annotated[bool, typer.Option("--train", help="Trace it as it runs in training.")] = False,
     paths: Annotated[bool, typer.Option("--paths", help="Count the paths through the network, by length.")] = False,
@@ -51,7 +53,7 @@ def trace(
 
     if draw is not None:
         check_path(draw)
-    graph = run_on(spec, Wish(input or (), skip, weights, training), trace_model)
+    graph = run_on(spec, Wish(input or (), skip, weights, training, options=parse_options(option)), trace_model)
     content: dict[str, Any] = json.loads(graph.to_json()) if as_json else {}
     if not as_json:
         print(graph)
@@ -114,6 +116,7 @@ def doctor(
     spec: Spec,
     input: Inputs = None,
     skip: SkipName = None,
+    option: ModelOptions = None,
     weights: Weights = False,
     fail_on: Annotated[
         str,
@@ -133,7 +136,8 @@ def doctor(
     from skipway.graph.doctor import doctor as look_over
 
     choose("level for --fail-on", fail_on, _LEVELS)
-    findings = run_on(spec, Wish(input or (), skip, weights, values=True), look_over, check=trace_model)
+    wish = Wish(input or (), skip, weights, values=True, options=parse_options(option))
+    findings = run_on(spec, wish, look_over, check=trace_model)
     if as_json:
         print(json.dumps([_plain(finding) for finding in findings], indent=2))
     elif not findings:

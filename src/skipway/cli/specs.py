@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -16,7 +16,7 @@ from skipway import outside
 from skipway.cli.inputs import parse, told
 from skipway.errors import SkipwayError
 from skipway.graph.inputs import Example
-from skipway.outside import Source
+from skipway.outside import Settings, Source
 
 Result = TypeVar("Result")
 
@@ -35,11 +35,12 @@ class Wish:
     weights: bool = False
     training: bool = False
     values: bool = False
-    batch: int = 1
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
-def find(spec: str, skip: str | None = None, weights: bool = False) -> Source:
+def find(spec: str, skip: str | None = None, weights: bool = False, options: Mapping[str, Any] | None = None) -> Source:
     """The source that a SPEC means; raises SkipwayError for what there is not, with the nearest of what there is."""
+    options = options or {}
     colon = ":" in spec
     if skip is not None and (colon or Path(spec).suffix in _FILES):
         raise SkipwayError(
@@ -48,13 +49,15 @@ def find(spec: str, skip: str | None = None, weights: bool = False) -> Source:
     if Path(spec).suffix in _FILES:
         from skipway.cli.exported import exported_source
 
+        if options:
+            raise SkipwayError(f"--option is for models that are built, and {spec} holds one as it is: leave it out")
         return exported_source(Path(spec))
     if not colon:
-        return _own(spec, skip, weights)
-    return outside.find(spec, weights=weights)
+        return _own(spec, skip, weights, options)
+    return outside.find(spec, Settings(options=options), weights)
 
 
-def _own(name: str, skip: str | None, weights: bool) -> Source:
+def _own(name: str, skip: str | None, weights: bool, options: Mapping[str, Any]) -> Source:
     from skipway import models
 
     if weights:
@@ -65,7 +68,7 @@ def _own(name: str, skip: str | None, weights: bool) -> Source:
         raise (SkipwayError(f"{error}; SPEC is {FORMS}") if str(error).startswith("no model") else error) from None
 
     def build() -> nn.Module:
-        return models.create(name) if skip is None else models.create(name, skip=skip)
+        return models.create(name, skip, **options)
 
     def examples(model: nn.Module, device: str) -> list[Example]:
         return [(models.example(name, model, device=device), {})]
@@ -80,7 +83,7 @@ def run_on(spec: str, wish: Wish, action: Callable[..., Result], check: Callable
     `wish.values` are wanted, only a model too large to be built without asking. Of the inputs that suggest themselves,
     those are taken on which `check`, or the action itself, succeeds.
     """
-    source = find(spec, wish.skip, wish.weights)
+    source = find(spec, wish.skip, wish.weights, wish.options)
     light = _on_meta(source) if source.shapes_suffice and not wish.weights else None
     parameters = 0 if light is None else sum(parameter.numel() for parameter in light.parameters())
     if light is not None and (not wish.values or parameters > _MODEST):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ast
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from skipway.cli.options import ModelOptions, parse_options
 from skipway.errors import SkipwayError
 from skipway.torchrun import writes
 
@@ -52,13 +51,7 @@ def train(
             show_default="as published",
         ),
     ] = None,
-    option: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KEY=VALUE",
-            help="An option of the model, such as width=8; of hf:NAME a field of its configuration. Repeat it.",
-        ),
-    ] = None,
+    option: ModelOptions = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Where everything is kept.", show_default="runs/MODEL-DATA")
     ] = None,
@@ -139,7 +132,7 @@ def train(
             model,
             data,
             skip=parse_skip(skip),
-            options=parse_options(option or ()),
+            options=parse_options(option),
             epochs=epochs,
             steps=steps,
             every=every,
@@ -184,20 +177,6 @@ def parse_skip(text: str | None) -> Any:
         return read_skip(text)
     names = [name.strip() for name in text.split(",")]
     return names[0] if len(names) == 1 else names
-
-
-def parse_options(texts: Sequence[str]) -> dict[str, Any]:
-    """KEY=VALUE, the values as Python writes them, or words."""
-    options: dict[str, Any] = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not equals or not key.strip():
-            raise SkipwayError(f"--option {text!r} lacks its value: write --option width=8")
-        try:
-            options[key.strip()] = ast.literal_eval(value.strip())
-        except (ValueError, SyntaxError):
-            options[key.strip()] = {"true": True, "false": False, "none": None}.get(value.strip(), value.strip())
-    return options
 
 
 def _pair(text: str | None) -> tuple[str, str] | None:

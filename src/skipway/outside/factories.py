@@ -85,7 +85,7 @@ def _remedy(factory: Any, missing: list[str], settings: Settings) -> str:
     if settings.task is not None:
         return f"give --option {missing[0]}=...; data for {settings.task} offer {', '.join(settings.offered)}"
     return (
-        "name a function that takes none, such as "
+        f"give --option {missing[0]}=..., or name a function that takes none, such as "
         f"def build(): return {factory.__name__}({', '.join(f'{name}=...' for name in missing)})"
     )
 

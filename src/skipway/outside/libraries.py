@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
-from typing import Any
+from typing import Any, get_type_hints
 
 from torch import nn
 
-from skipway.errors import SkipwayError, missing_extra
+from skipway.errors import SkipwayError, choose, missing_extra
 from skipway.graph.inputs import Example, made
 from skipway.outside.sources import Settings, Source, near
 
@@ -39,7 +42,8 @@ def torchvision_source(name: str, settings: Settings, weights: bool) -> Source:
     options |= settings.options
 
     def build() -> nn.Module:
-        return models.get_model(name, **options)
+        with _naming(f"torchvision's {name}", builder, settings):
+            return models.get_model(name, **options)
 
     def examples(model: nn.Module, device: str) -> list[Example]:
         side = _crop(models, name)
@@ -79,13 +83,33 @@ def timm_source(name: str, settings: Settings, weights: bool) -> Source:
     options |= settings.options
 
     def build() -> nn.Module:
-        return timm.create_model(name, pretrained=weights, **options)
+        with _naming(f"timm's {name}", getattr(timm, "model_entrypoint", timm.create_model)(name), settings):
+            return timm.create_model(name, pretrained=weights, **options)
 
     def examples(model: nn.Module, device: str) -> list[Example]:
         facts = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None) or {}
-        return [((made((1, *facts.get("input_size", (3, 224, 224))), device),), {})]
+        channels, height, width = facts.get("input_size", (3, 224, 224))
+        size = options.get("img_size", (height, width))
+        sides = (size, size) if isinstance(size, int) else size
+        return [((made((1, options.get("in_chans", channels), *sides), device),), {})]
 
     return Source(f"timm's {name}", build, examples)
+
+
+@contextmanager
+def _naming(label: str, builder: Any, settings: Settings) -> Iterator[None]:
+    """Make one sentence of the complaint about an option that nobody takes, with the nearest of those that are."""
+    try:
+        yield
+    except TypeError as error:
+        wrong = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if wrong is None or wrong[1] not in settings.options:
+            raise
+        made = get_type_hints(builder).get("return")
+        taken = [*inspect.signature(builder).parameters, *(inspect.signature(made).parameters if made else ())]
+        known = [name for name in dict.fromkeys(taken) if name not in ("kwargs", "weights", "pretrained", "progress")]
+        choose(f"option of {label}", wrong[1], known)
+        raise
 
 
 def _check_use(library: str, name: str, task: str, use: str) -> None:
