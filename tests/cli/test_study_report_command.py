@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from tests.study.pages.test_page_compare import make_study
+from tests.study.pages.test_comparison import make_study
 
 from skipway.cli.app import main
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.report.opened import DESKTOP, PHONE, opened, overflow
 from tests.study.make import make_record
-from tests.study.pages.test_page_compare import keep
+from tests.study.pages.test_comparison import keep
 
 from skipway.study import Record
 from skipway.study.declaring.files import read_study

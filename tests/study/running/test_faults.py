@@ -1,6 +1,6 @@
 """What a study survives, each done for real: behind it the same again goes on, redoes nothing, and gives the same.
 
-A full disk, Ctrl-C among workers, a damaged record and a loss that is not finite are in `test_running`.
+A full disk, Ctrl-C among workers, a damaged record and a loss that is not finite are in `test_run`.
 """
 
 from __future__ import annotations

@@ -53,7 +53,9 @@ def degradation(summaries: Sequence[Summary]) -> Degradation:
     harm = _harm(shallow, deep)
     words = [_harm_words(harm, shallow, deep)]
     skips = {skip: rows for skip, rows in by_skip.items() if not rows[0].plain}
-    repairs = {skip: _repair(shallow, deep, rows) for skip, rows in skips.items()} if harm == "yes" else {}
+    repairs: dict[str, Repair] = {}
+    if harm == "yes":
+        repairs = {skip: _repair(shallow, deep, rows) for skip, rows in skips.items()}
     if len(skips) <= _TOLD:
         words += [_skip_words(skip, rows, repairs.get(skip)) for skip, rows in skips.items()]
     else:
@@ -119,12 +121,12 @@ def _counted(skips: Mapping[str, Sequence[Summary]], repairs: Mapping[str, Repai
         if names := [f"'{skip}'" for skip, found in repairs.items() if found == repair]:
             more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
             told.append(f"{len(names)} {one if len(names) == 1 else several} ({', '.join(names[:_NAMED])}{more})")
-    ends = {skip: _ends(rows)[1] for skip, rows in skips.items()}
-    best, worst = (pick(ends, key=lambda skip: ends[skip].train_error.mean) for pick in (min, max))
+    ordered = sorted((_ends(rows)[1] for rows in skips.values()), key=lambda row: row.train_error.mean)
+    best, worst = ordered[0], ordered[-1]
     return [
         f"Of {len(skips)} skips, {', '.join(told)}." if told else f"It was trained with {len(skips)} skips, too.",
-        f"Their training error is lowest with '{best}', {_at(ends[best])}, and highest with '{worst}', "
-        f"{_at(ends[worst])}.",
+        f"Their training error is lowest with '{best.skip}', {_at(best)}, and highest with '{worst.skip}', "
+        f"{_at(worst)}.",
     ]
 
 

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 import pytest
 import torch
 from tests.study.make import make_record
-from tests.study.pages.test_page_compare import keep
+from tests.study.pages.test_comparison import keep
 
 import skipway as sw
 from skipway import probe
