@@ -120,7 +120,8 @@ class FoldedPoints:
 def _fold(model: nn.Module, sets: Sequence[Pieces], dtype: torch.dtype | None) -> Folded:
     first = sets[0][0][0]
     try:
-        folded = fold(model, *first.args, dtype=dtype, keep_zeros=True, **first.kwargs)
+        # Programs of two precisions have to compute with the same constants.
+        folded = fold(model, *first.args, dtype=dtype, keep_zeros=True, winograd=False, **first.kwargs)
         for batches in sets:
             for batch in batches:
                 for piece in batch:

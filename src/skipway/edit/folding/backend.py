@@ -43,7 +43,7 @@ def fused_calls() -> bool:
         shapes = ((1, 2, 4, 4), (3, 2, 3, 3), (1, 3, 4, 4))
         x, weight, other = (torch.randn(shape, generator=generator) for shape in shapes)
         bias, matrix = torch.ones(3), weight.flatten(1)[:, :4].contiguous()
-        packed = _pack_convolution(weight, [1, 1], [1, 1], [1, 1], 1, [1, 2, 4, 4])
+        packed = pack_convolution(weight, [1, 1], [1, 1], [1, 1], 1, [1, 2, 4, 4])
         one = _ops()._convolution_pointwise.default(x, packed, bias, [1, 1], [1, 1], [1, 1], 1, "relu", [], "")
         two = _ops()._convolution_pointwise.binary(
             x, other, weight, bias, [1, 1], [1, 1], [1, 1], 1, "add", 1.0, "relu", [], None
@@ -65,7 +65,7 @@ def _ops() -> Any:
     return torch.ops.mkldnn
 
 
-def _pack_convolution(
+def pack_convolution(
     weight: Tensor, padding: list[int], stride: list[int], dilation: list[int], groups: int, shape: list[int]
 ) -> Tensor:
     return _ops()._reorder_convolution_weight(weight, padding, stride, dilation, groups, shape)
@@ -136,7 +136,7 @@ def _fuse_convolution(program: Program, node: Node, packers: dict[tuple[int, int
     windows = [list(padding), list(stride), list(dilation), groups]
     shape = list(program.facts[x.value].shape)
     pack = functools.partial(
-        _pack_convolution, padding=windows[0], stride=windows[1], dilation=windows[2], groups=groups, shape=shape
+        pack_convolution, padding=windows[0], stride=windows[1], dilation=windows[2], groups=groups, shape=shape
     )
     if total is None:
         how = _UNARY[activation.name](activation) if activation is not None else ("none", [], "")
@@ -180,6 +180,7 @@ def _put(
                            f"run in one call with {node.site.module or node.site}")  # fmt: skip
 
 
+_CONVOLUTIONS = words("convolution fused_convolution winograd")
 _KEEPS_LAYOUT = words(
     """convolution fused_convolution relu affine add mul clamp sigmoid silu hardswish hardtanh leaky_relu gelu avg_pool
     max_pool2d cat tanh hardsigmoid layout interpolate"""
@@ -192,7 +193,7 @@ def lay_out(program: Program) -> None:
     known: set[int] = set()
     for node in list(program.nodes):
         image = len(program.facts[node.result].shape) == 4
-        if node.name in ("convolution", "fused_convolution") and image and not program.touches_pinned(node):
+        if node.name in _CONVOLUTIONS and image and not program.touches_pinned(node):
             source = node.args[0]
             if source.value not in known:
                 fact = program.facts[source.value]

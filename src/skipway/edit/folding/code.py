@@ -18,7 +18,7 @@ from skipway.graph.sites import tensors_in
 _FRESH = words(
     """convolution linear affine add clamp relu gelu silu hardswish sigmoid tanh leaky_relu hardtanh hardsigmoid elu mul
     sub div batch_norm layer_norm group_norm cat addcmul fused_convolution fused_linear clone zeros_like norm mean
-    avg_pool scaled_dot_product_attention add_constant max_pool2d matmul bmm softmax exp rsqrt pow sum"""
+    avg_pool scaled_dot_product_attention add_constant max_pool2d matmul bmm softmax exp rsqrt pow sum winograd"""
 )
 FRESH = _FRESH | {f"plain_{name}" for name in _FRESH}
 # Overwriting forms of what makes a new tensor of its first argument's shape.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from skipway.edit.folding.affine import explain, fold_affine
-from skipway.edit.folding.backend import fuse, lay_out, lower_precision, restore_layout
+from skipway.edit.folding.backend import fuse, fused_calls, lay_out, lower_precision, restore_layout
 from skipway.edit.folding.buffers import share_buffers
 from skipway.edit.folding.clamps import fold_clamps
 from skipway.edit.folding.code import Packer
@@ -15,6 +15,7 @@ from skipway.edit.folding.lower import lower_affine
 from skipway.edit.folding.normalize import normalize
 from skipway.edit.folding.program import Program
 from skipway.edit.folding.sums import fold_chains, fold_sums
+from skipway.edit.folding.winograd_rule import use_winograd
 from skipway.edit.folding.zeros import pool_first, remove_zeros
 
 EFFORTS = ("rewritten", "rewritten plainly", "as recorded")
@@ -27,6 +28,7 @@ class Choices:
     memory_format: str = "auto"
     dtype: torch.dtype | None = None
     keep_zeros: bool = False
+    winograd: bool = True
 
 
 def optimize(program: Program, choices: Choices, effort: str) -> dict[tuple[int, int], Packer]:
@@ -45,7 +47,9 @@ def optimize(program: Program, choices: Choices, effort: str) -> dict[tuple[int,
     packers: dict[tuple[int, int], Packer] = {}
     if effort == "rewritten":
         last = choices.memory_format == "channels_last" or (choices.memory_format == "auto" and _on_cpu(program))
-        packers = fuse(program, last)
+        if last and choices.winograd:
+            packers = use_winograd(program, fused_calls())
+        packers |= fuse(program, last)
         if last:
             lay_out(program)
         share_buffers(program, last)
