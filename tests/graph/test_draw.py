@@ -298,5 +298,9 @@ def test_a_path_that_cannot_be_written(tmp_path: Path, name: str, message: str) 
         draw(graph_of("one layer"), tmp_path / name)
 
 
+def test_a_session_shows_one_line() -> None:
+    assert len(repr(sw.trace(nn.Linear(2, 2), torch.ones(1, 2)).draw())) < 100
+
+
 def test_a_notebook_shows_it() -> None:
     assert draw(graph_of("one layer"))._repr_svg_().startswith("<svg ")

@@ -136,6 +136,11 @@ class TestLoading:
             load(tmp_path / "bad.npz")
 
 
+def test_a_session_shows_a_sentence_and_not_the_arrays():
+    result = Example(Policy("Net"), np.arange(9.0))
+    assert repr(result) == f"<Example: {result.caption} See its table(), plot() and save(path).>"
+
+
 def test_the_policy_reads_as_a_sentence():
     assert str(Policy("Net", "train", "batch", 1, None, "float64")) == (
         "Net, training mode, BatchNorm batch, 1 sample, float64"

@@ -38,6 +38,9 @@ class Drawing:
             self.scene.save_figure(path)
         return path
 
+    def __repr__(self) -> str:
+        return "<Drawing: a notebook shows it; save(path) writes an .svg, .png or .pdf file.>"
+
     def _repr_svg_(self) -> str:
         return self.svg()
 

@@ -116,7 +116,7 @@ def scorer(loss: Loss, targets: Any) -> Callable[[Any], tuple[float, tuple[int, 
     def score_table(output: Any) -> tuple[float, tuple[int, int] | None]:
         if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != len(targets):
             return score(output)
-        value = F.cross_entropy(output.t()[None], row)
+        value = _of_classes(output.t()[None], row)
         return value.item(), (int((output.argmax(1) != targets).sum()) - ignored, counted)
 
     return score_table
@@ -148,7 +148,19 @@ def _cross_entropy(output: Any, targets: Any) -> Tensor:
         raise SkipwayError(f"cross-entropy needs a tensor of class numbers; the targets are a {type(targets).__name__}")
     if targets.is_floating_point():
         return F.cross_entropy(logits, targets)
-    return F.cross_entropy(*_classes_second(logits, targets))
+    return _of_classes(*_classes_second(logits, targets))
+
+
+def _of_classes(logits: Tensor, targets: Tensor) -> Tensor:
+    try:
+        return F.cross_entropy(logits, targets)
+    except IndexError as error:
+        classes = logits.shape[1] if logits.ndim > 1 else len(logits)
+        wrong = targets[(targets != _IGNORED) & ((targets < 0) | (targets >= classes))]
+        raise SkipwayError(
+            f"the targets hold the class {int(wrong.flatten()[0])}, and the model tells {classes} classes apart, 0 to "
+            f"{classes - 1}: build it for as many as the data have"
+        ) from error
 
 
 def _mse(output: Any, targets: Any) -> Tensor:

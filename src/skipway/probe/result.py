@@ -66,8 +66,10 @@ class Result(ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        # Before dataclass() looks: what it would write compares arrays with ==, which has no single answer.
+        # Before dataclass() looks: what it would write compares arrays with ==, which has no single answer, and tells
+        # them all where a session shows what was measured.
         cls.__eq__ = Result.__eq__
+        cls.__repr__ = Result.__repr__
         cls.__hash__ = Result.__hash__
 
     @property
@@ -111,6 +113,9 @@ class Result(ABC):
             path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, file.getvalue())
         return path
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.caption} See its table(), plot() and save(path).>"
 
     def __eq__(self, other: object) -> bool:
         if type(self) is not type(other):
