@@ -1,31 +1,19 @@
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from skipway.cli.app import main
 from skipway.study.running.progress import StudyProgress
 
+Command = Callable[..., tuple[int, str, str]]
 SMALL = ["--depths", "8", "--seeds", "0", "--epochs", "1", "--width", "4", "--samples", "40", "--workers", "1"]
 
 
-def _run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    monkeypatch.setattr("sys.argv", ["skipway", *arguments])
-    code = 0
-    try:
-        main()
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
-    said = capsys.readouterr()
-    return code, said.out, said.err
-
-
-def test_the_study_prints_its_answer_its_table_and_where_the_report_is(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-):
+def test_the_study_prints_its_answer_its_table_and_where_the_report_is(command: Command, tmp_path: Path):
     small = [*SMALL, "--depths", "8,14", "--skips", "none,rezero", "--out", str(tmp_path / "run")]
-    code, out, err = _run(monkeypatch, capsys, "study", "degradation", *small)
+    code, out, err = command("study", "degradation", *small)
     assert code == 0, err
     assert re.search(r"^(Yes|No|Not clearly): ", out, re.MULTILINE)
     assert re.search(r"resnet14 +rezero +\d+\.\d %", out)
@@ -50,10 +38,8 @@ def test_the_study_prints_its_answer_its_table_and_where_the_report_is(
         (["study", "degradation", "--out", "/dev/null/x", *SMALL], "is in the way: the results need a folder there"),
     ],
 )
-def test_slips_are_one_sentence_on_stderr(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], sentence: str
-):
-    code, out, err = _run(monkeypatch, capsys, *arguments)
+def test_slips_are_one_sentence_on_stderr(command: Command, arguments: list[str], sentence: str):
+    code, out, err = command(*arguments)
     assert code == 2
     assert out == ""
     (said,) = [line for line in err.splitlines() if line.startswith("skipway: ")]
@@ -70,48 +56,44 @@ def test_slips_are_one_sentence_on_stderr(
         (["study", "degradation", "--depht", "20"], "--depths"),
     ],
 )
-def test_unknown_words_suggest_the_nearest(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], suggestion: str
-):
-    code, _, err = _run(monkeypatch, capsys, *arguments)
+def test_unknown_words_suggest_the_nearest(command: Command, arguments: list[str], suggestion: str):
+    code, _, err = command(*arguments)
     assert code == 2
     assert suggestion in err
 
 
-def test_ctrl_c_says_how_to_go_on(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-):
+def test_ctrl_c_says_how_to_go_on(command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(StudyProgress, "step", interrupt)
-    code, _, err = _run(monkeypatch, capsys, "study", "degradation", *SMALL, "--out", str(tmp_path))
+    code, _, err = command("study", "degradation", *SMALL, "--out", str(tmp_path))
     assert code == 130
     assert err.splitlines()[-1].startswith("skipway: stopped; 0 of 2 trials are finished and kept in ")
     assert "the same again goes on where this stopped" in err
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["study", "--help"], ["study", "degradation", "-h"]])
-def test_help_is_there(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]):
-    code, out, err = _run(monkeypatch, capsys, *arguments)
+def test_help_is_there(command: Command, arguments: list[str]):
+    code, out, err = command(*arguments)
     assert code == (0 if arguments else 2)
     assert "Usage: skipway" in out + err
 
 
-def test_lists(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    code, out, _ = _run(monkeypatch, capsys, "connections")
+def test_lists(command: Command):
+    code, out, _ = command("connections")
     assert code == 0
     assert re.search(r"^rezero +y = x \+ a F\(x\)", out, re.MULTILINE)
     assert re.search(r"^concat +y = \[x, F\(x\)\]", out, re.MULTILINE)
-    code, out, _ = _run(monkeypatch, capsys, "version")
+    code, out, _ = command("version")
     assert code == 0
     assert re.search(r"^skipway \d+\.\d+\.\d+$", out, re.MULTILINE)
     assert re.search(r"^torch 2\.", out, re.MULTILINE)
 
 
-def test_models_are_listed_with_what_they_cost(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def test_models_are_listed_with_what_they_cost(command: Command, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("skipway.models.names", lambda: ["resnet20", "resnet1202"])
-    code, out, _ = _run(monkeypatch, capsys, "models")
+    code, out, _ = command("models")
     assert code == 0
     # 0.27 M parameters and 0.041 G multiply-adds: He 2015, table 6, and the usual count.
     assert re.search(r"^resnet20 +20 +269,722 +0\.041 G +3 x 32 x 32", out, re.MULTILINE)

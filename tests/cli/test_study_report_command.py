@@ -1,32 +1,20 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tests.study.pages.test_comparison import make_study
 
-from skipway.cli.app import main
+Command = Callable[..., tuple[int, str, str]]
 
 
-def _run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    monkeypatch.setattr("sys.argv", ["skipway", "study", "report", *arguments])
-    code = 0
-    try:
-        main()
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
-    said = capsys.readouterr()
-    return code, said.out, said.err
-
-
-def test_reports_are_made_from_what_a_folder_holds(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-):
+def test_reports_are_made_from_what_a_folder_holds(command: Command, tmp_path: Path):
     first, second = make_study(tmp_path / "a", "one", depths=(8,)), make_study(tmp_path / "b", "two", 0.1, (8,))
-    code, out, _ = _run(monkeypatch, capsys, str(first.folder))
+    code, out, _ = command("study", "report", str(first.folder))
     assert code == 0
     assert out == f"{first.answer.sentence}\nReport: {tmp_path / 'a' / 'report.html'}\n"
     page = tmp_path / "both.md"
-    code, out, _ = _run(
-        monkeypatch, capsys, "--compare", str(first.folder), str(second.folder), "--format", "md", "--out", str(page)
+    code, out, _ = command(
+        "study", "report", "--compare", str(first.folder), str(second.folder), "--format", "md", "--out", str(page)
     )
     assert code == 0
     assert out == f"Report: {page}\n"
@@ -42,9 +30,7 @@ def test_reports_are_made_from_what_a_folder_holds(
         (["a"], "'a' is no folder of a study: it has no manifest.json; 'skipway study run' writes one"),
     ],
 )
-def test_slips_are_one_sentence(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
-):
-    code, _, err = _run(monkeypatch, capsys, *arguments)
+def test_slips_are_one_sentence(command: Command, arguments: list[str], said: str):
+    code, _, err = command("study", "report", *arguments)
     assert code == 2
     assert err.splitlines()[-1] == f"skipway: {said}"

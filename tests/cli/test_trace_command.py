@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import jaxtyping
 import pytest
 import torch
 from torch import nn
 
-from skipway.cli.app import main
 from skipway.cli.inputs import told
 from skipway.graph.inputs import made
 from skipway.outside import suggestion
@@ -59,15 +57,7 @@ number = 3
 
 
 @pytest.fixture
-def no_shape_checks() -> Iterator[None]:
-    """What a user runs: without the run-time type checks, which speak up before our own errors do."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path):
+def run(command: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     (tmp_path / "mynets.py").write_text(NETS)
     (tmp_path / "halfway.py").write_text("import a_package_that_is_not_there\n")
     (tmp_path / "wrong.py").write_text("1 / 0\n")
@@ -75,17 +65,6 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
     monkeypatch.syspath_prepend(str(tmp_path))
     for name in ("mynets", "halfway", "wrong"):
         monkeypatch.delitem(sys.modules, name, raising=False)
-
-    def command(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["skipway", *arguments])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else 0
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
     return command
 
 
