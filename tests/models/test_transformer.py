@@ -295,7 +295,7 @@ def test_dropout_in_training_only() -> None:
         (lambda: LayerPlan(8, 2, dropout=1.0), r"dropout in \[0, 1\), not 4, 1.0"),
         (lambda: LayerPlan(8, 2, placement="norm"), "no placement of a Transformer's norms 'norm'"),
         (lambda: transformer(0, 8), "at least 1 layer, not 0"),
-        (lambda: small(vocabulary=0), "vocabulary and length must be at least 1"),
+        (lambda: small(vocabulary=0), "vocabulary, target_vocabulary and length must be at least 1"),
         (lambda: sw.models.create("transformer", depht=3), "no option of transformer 'depht'"),
     ],
 )

@@ -15,7 +15,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from skipway.connect import Kind
-from skipway.errors import SkipwayError, choose
+from skipway.errors import choose
+from skipway.models.checks import check_sizes
 from skipway.models.positions import PositionKind, Positions, counted
 from skipway.models.transformer import embed
 from skipway.models.transformer_layers import Encoder, LayerPlan
@@ -64,10 +65,7 @@ class BERT(nn.Module):
     ) -> None:
         super().__init__()
         choose("head", head, ("language", "classification", "pooled"))
-        if min(vocabulary, length, num_classes) < 1:
-            raise SkipwayError(
-                f"vocabulary, length and num_classes must be at least 1, not {vocabulary}, {length}, {num_classes}"
-            )
+        check_sizes(vocabulary=vocabulary, length=length, num_classes=num_classes)
         self.plan, self.vocabulary, self.length = plan, vocabulary, length
         self.embedding = nn.Embedding(vocabulary, plan.width)
         self.positions = Positions(positions, plan.width, plan.heads, length)

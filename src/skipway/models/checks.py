@@ -1,4 +1,4 @@
-"""What families of image classifiers ask of their connections and of their images."""
+"""What model families ask of their connections, their sizes and their images."""
 
 from __future__ import annotations
 
@@ -25,10 +25,12 @@ def placement_of(kind: Kind) -> Placement:
     return Placement.named(placement) if isinstance(placement, str) else placement
 
 
-def check_sizes(num_classes: int, in_channels: int) -> None:
-    """Raise SkipwayError for a classifier of no classes, or of images without channels."""
-    if num_classes < 1 or in_channels < 1:
-        raise SkipwayError(f"num_classes and in_channels must be at least 1, not {num_classes}, {in_channels}")
+def check_sizes(**sizes: int) -> None:
+    """Raise SkipwayError where one of several sizes, such as num_classes and in_channels, is below 1."""
+    if min(sizes.values()) < 1:
+        *others, last = sizes
+        values = ", ".join(map(str, sizes.values()))
+        raise SkipwayError(f"{', '.join(others)} and {last} must be at least 1, not {values}")
 
 
 def check_images(x: Tensor, in_channels: int, least: int, model: str, hint: str = "") -> None:

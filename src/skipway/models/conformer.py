@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from skipway.connect import Connection, Constant, Kind, Site, fill, resolve
+from skipway.connect import Connection, Constant, Kind, fill, resolve
 from skipway.errors import SkipwayError, choose
 from skipway.models.attention import Attention, join_masks
 from skipway.models.positions import Rotation, counted
@@ -80,10 +80,8 @@ class ConformerBlock(Layer):
         self.self_attn = Attention(plan.width, plan.heads, plan.dropout)
         self.convolution = ConvolutionModule(plan.width, kernel, plan.dropout)
         self.feed_forward2 = FeedForward(plan.width, plan.hidden, plan.dropout)
-        for k in (1, 2, 3, 4):
-            site = Site(plan.width, plan.width, index=4 * index + k - 1, depth=4 * layers, dims=0)
-            half = fill(kind, scale=Constant(0.5)) if k in (1, 4) else kind
-            self.connect(f"skip{k}", f"norm{k}", site, half, plan.epsilon)
+        half = fill(kind, scale=Constant(0.5))
+        self.connect(plan, [half, kind, kind, half], index, layers)
         self.norm = None if norms_stream(kind) else nn.LayerNorm(plan.width, eps=plan.epsilon)
 
     def forward(

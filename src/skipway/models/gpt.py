@@ -14,8 +14,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from skipway.connect import Kind
-from skipway.errors import SkipwayError
 from skipway.models.attention import Cache
+from skipway.models.checks import check_sizes
 from skipway.models.positions import PositionKind, Positions, counted
 from skipway.models.transformer import embed
 from skipway.models.transformer_layers import Encoder, LayerPlan
@@ -46,8 +46,7 @@ class GPT(nn.Module):
         tied: bool = True,
     ) -> None:
         super().__init__()
-        if min(vocabulary, length) < 1:
-            raise SkipwayError(f"vocabulary and length must be at least 1, not {vocabulary}, {length}")
+        check_sizes(vocabulary=vocabulary, length=length)
         self.plan, self.vocabulary, self.length = plan, vocabulary, length
         self.embedding = nn.Embedding(vocabulary, plan.width)
         self.positions = Positions(positions, plan.width, plan.heads, length)

@@ -84,7 +84,7 @@ class HighwayNet(nn.Module):
         self, plan: HighwayPlan, skip: str | Kind = "highway", num_classes: int = 10, in_channels: int = 3
     ) -> None:
         super().__init__()
-        check_sizes(num_classes, in_channels)
+        check_sizes(num_classes=num_classes, in_channels=in_channels)
         self.plan, self.in_channels = plan, in_channels
         convolutional = plan.image_size is None
         kind = resolve(skip)

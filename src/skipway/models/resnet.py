@@ -155,7 +155,7 @@ class ResNet(nn.Module):
         zero_init: bool = False,
     ) -> None:
         super().__init__()
-        check_sizes(num_classes, in_channels)
+        check_sizes(num_classes=num_classes, in_channels=in_channels)
         self.plan, self.in_channels = plan, in_channels
         kind = self._published(resolve(skip))
         before = placement_of(kind).before

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from skipway.connect import Kind
 from skipway.errors import SkipwayError
 from skipway.models.attention import Cache
+from skipway.models.checks import check_sizes
 from skipway.models.positions import PositionKind, Positions, Rotation, counted
 from skipway.models.transformer_layers import Decoder, Encoder, LayerPlan, encoder_share
 
@@ -96,8 +97,7 @@ class Transformer(EncoderDecoder):
     ) -> None:
         super().__init__(plan, layers, decoder_layers, skip, final_norm)
         written = vocabulary if target_vocabulary is None else target_vocabulary
-        if min(vocabulary, written, length) < 1:
-            raise SkipwayError(f"vocabulary and length must be at least 1, not {vocabulary}, {written}, {length}")
+        check_sizes(vocabulary=vocabulary, target_vocabulary=written, length=length)
         self.vocabulary, self.target_vocabulary, self.length = vocabulary, written, length
         shared = tied and target_vocabulary in (None, vocabulary)
         self.embedding = nn.Embedding(vocabulary, plan.width)

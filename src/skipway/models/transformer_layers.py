@@ -6,7 +6,7 @@ Vaswani et al. 2017 (arXiv:1706.03762). Parameter names are those of `torch.nn.T
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
@@ -101,8 +101,17 @@ class Layer(nn.Module):
     # A model whose tokens may all see each other, and are never padded, sets this.
     pools = False
 
-    def connect(self, name: str, norm: str, site: Site, kind: Kind, epsilon: float) -> None:
-        """Add the connection of one branch as `name`, its norm as `norm`; raises SkipwayError if it cannot serve."""
+    def connect(self, plan: LayerPlan, kinds: Sequence[Kind], index: int, layers: int, norm: str = "norm") -> None:
+        """Add a connection for each branch of layer `index` as skip1, skip2 ..., its norm as norm1, norm2 ...
+
+        Raises SkipwayError for one that cannot serve.
+        """
+        count = len(kinds)
+        for k, kind in enumerate(kinds):
+            site = Site(plan.width, plan.width, index=count * index + k, depth=count * layers, dims=0)
+            self._connect(f"skip{k + 1}", f"{norm}{k + 1}", site, kind, plan.epsilon)
+
+    def _connect(self, name: str, norm: str, site: Site, kind: Kind, epsilon: float) -> None:
         connection = kind.build(site)
         if connection.out_channels != site.out_channels:
             raise SkipwayError(
@@ -136,9 +145,7 @@ class EncoderLayer(Layer):
         self.self_attn = Attention(plan.width, plan.heads, plan.dropout)
         self.linear1 = nn.Linear(plan.width, plan.hidden)
         self.linear2 = nn.Linear(plan.hidden, plan.width)
-        for k in (1, 2):
-            site = Site(plan.width, plan.width, index=2 * index + k - 1, depth=2 * layers, dims=0)
-            self.connect(f"skip{k}", f"norm{k}", site, kind, plan.epsilon)
+        self.connect(plan, [kind] * 2, index, layers)
 
     def forward(
         self,
@@ -188,9 +195,7 @@ class DecoderLayer(EncoderLayer):
         self.multihead_attn = Attention(plan.width, plan.heads, plan.dropout)
         self.linear1 = nn.Linear(plan.width, plan.hidden)
         self.linear2 = nn.Linear(plan.hidden, plan.width)
-        for k in (1, 2, 3):
-            site = Site(plan.width, plan.width, index=3 * index + k - 1, depth=3 * layers, dims=0)
-            self.connect(f"skip{k}", f"norm{k}", site, kind, plan.epsilon)
+        self.connect(plan, [kind] * 3, index, layers)
 
     def forward(
         self,

@@ -58,7 +58,7 @@ class UNet(nn.Module):
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        check_sizes(num_classes, in_channels)
+        check_sizes(num_classes=num_classes, in_channels=in_channels)
         self.plan, self.in_channels, self.num_classes, self.checkpointing = (
             plan,
             in_channels,

@@ -131,7 +131,7 @@ class VGG(nn.Module):
 
     def __init__(self, plan: VGGPlan, skip: str | Kind = "none", num_classes: int = 1000, in_channels: int = 3) -> None:
         super().__init__()
-        check_sizes(num_classes, in_channels)
+        check_sizes(num_classes=num_classes, in_channels=in_channels)
         self.plan, self.in_channels = plan, in_channels
         kind = fill(resolve(skip), placement=Placement(out=("norm",) if plan.batch_norm else (), after=("relu",)))
         kind = fill(kind, shortcut=Projection(norm=plan.batch_norm and "norm" not in placement_of(kind).before))

@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from skipway.connect import Connection, Kind, Site
+from skipway.connect import Connection, Kind
 from skipway.errors import SkipwayError
 from skipway.models.attention import Attention
+from skipway.models.checks import check_sizes
 from skipway.models.transformer_layers import (
     Layer,
     LayerPlan,
@@ -40,9 +41,7 @@ class VisionLayer(Layer):
         self.self_attention = Attention(plan.width, plan.heads, plan.dropout)
         # Their numbers leave room for the nonlinearity and the dropout between them.
         self.mlp = nn.ModuleDict({"0": nn.Linear(plan.width, plan.hidden), "3": nn.Linear(plan.hidden, plan.width)})
-        for k in (1, 2):
-            site = Site(plan.width, plan.width, index=2 * index + k - 1, depth=2 * layers, dims=0)
-            self.connect(f"skip{k}", f"ln_{k}", site, kind, plan.epsilon)
+        self.connect(plan, [kind] * 2, index, layers, norm="ln_")
 
     def forward(self, stream: Any) -> Any:
         return self.skip2(self.skip1(stream, self.attend), self.feed_forward)
@@ -108,10 +107,7 @@ class ViT(nn.Module):
         in_channels: int = 3,
     ) -> None:
         super().__init__()
-        if min(num_classes, in_channels, layers) < 1:
-            raise SkipwayError(
-                f"num_classes, in_channels and layers must be at least 1, not {num_classes}, {in_channels}, {layers}"
-            )
+        check_sizes(num_classes=num_classes, in_channels=in_channels, layers=layers)
         if patch < 1 or image_size < patch or image_size % patch:
             raise SkipwayError(f"patches of {patch} pixels do not divide images of {image_size} x {image_size}")
         self.plan, self.image_size, self.in_channels = plan, image_size, in_channels
