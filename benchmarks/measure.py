@@ -82,6 +82,18 @@ def peak_bytes(run: Callable[[], Any]) -> int:
     return peak
 
 
+def against(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, Any]:
+    """The time and the memory of the run "ours" against those of "theirs"."""
+    seconds = alternate(runs, rounds)
+    memory = {name: peak_bytes(run) for name, run in runs.items()}
+    return {
+        "time_ratio": ratio(seconds["ours"], seconds["theirs"]),
+        "milliseconds": {name: round(sorted(times)[len(times) // 2] * 1000, 1) for name, times in seconds.items()},
+        "memory_ratio": round(memory["ours"] / memory["theirs"], 4),
+        "peak_mib": {name: round(held / 2**20, 1) for name, held in memory.items()},
+    }
+
+
 def record(name: str, results: dict[str, Any]) -> None:
     """Print the results, and write them with what they were measured on to results/NAME.json."""
     machine = {

@@ -42,23 +42,15 @@ def compare(ours: nn.Module, theirs: nn.Module, side: int, batches: tuple[int, i
     with torch.inference_mode():
         difference = (ours.eval()(images) - theirs.eval()(images)).abs().max().item()
     runs = {"ours": inference(ours, images), "theirs": inference(theirs, images)}
-    results["inference"] = report(runs, rounds) | {"largest_difference": difference, "shape": list(images.shape)}
+    results["inference"] = measure.against(runs, rounds) | {
+        "largest_difference": difference,
+        "shape": list(images.shape),
+    }
     ours, theirs = ours.train(), theirs.train()
     images, labels = torch.randn(batches[1], 3, side, side), torch.randint(10, (batches[1],))
     runs = {"ours": training_step(ours, images, labels), "theirs": training_step(theirs, images, labels)}
-    results["training_step"] = report(runs, rounds) | {"shape": list(images.shape)}
+    results["training_step"] = measure.against(runs, rounds) | {"shape": list(images.shape)}
     return results
-
-
-def report(runs: dict[str, Callable[[], None]], rounds: int) -> dict:
-    seconds = measure.alternate(runs, rounds)
-    memory = {name: measure.peak_bytes(run) for name, run in runs.items()}
-    return {
-        "time_ratio": measure.ratio(seconds["ours"], seconds["theirs"]),
-        "milliseconds": {name: round(sorted(times)[len(times) // 2] * 1000, 1) for name, times in seconds.items()},
-        "memory_ratio": round(memory["ours"] / memory["theirs"], 4),
-        "peak_mib": {name: round(held / 2**20, 1) for name, held in memory.items()},
-    }
 
 
 def rename(ours: nn.Module, theirs: nn.Module) -> dict[str, torch.Tensor]:

@@ -103,7 +103,7 @@ def compare(ours: nn.Module, theirs: nn.Module, run_ours: Run, run_theirs: Run, 
     with torch.inference_mode():
         expected = run_theirs(theirs)
         difference = (run_ours(ours) - expected).abs().max().item()
-    results = report({"ours": inference(ours, run_ours), "theirs": inference(theirs, run_theirs)}, rounds)
+    results = measure.against({"ours": inference(ours, run_ours), "theirs": inference(theirs, run_theirs)}, rounds)
     labels = torch.randint(expected.shape[-1], (expected.flatten(0, -2).shape[0],))
     ours.train()
     theirs.train()
@@ -111,18 +111,7 @@ def compare(ours: nn.Module, theirs: nn.Module, run_ours: Run, run_theirs: Run, 
     return {
         "shape": list(expected.shape),
         "inference": results | {"largest_difference": difference},
-        "training_step": report(steps, rounds),
-    }
-
-
-def report(runs: dict[str, Callable[[], None]], rounds: int) -> dict[str, Any]:
-    seconds = measure.alternate(runs, rounds)
-    memory = {name: measure.peak_bytes(run) for name, run in runs.items()}
-    return {
-        "time_ratio": measure.ratio(seconds["ours"], seconds["theirs"]),
-        "milliseconds": {name: round(sorted(times)[len(times) // 2] * 1000, 1) for name, times in seconds.items()},
-        "memory_ratio": round(memory["ours"] / memory["theirs"], 4),
-        "peak_mib": {name: round(held / 2**20, 1) for name, held in memory.items()},
+        "training_step": measure.against(steps, rounds),
     }
 
 

@@ -9,6 +9,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from skipway.graph import Skip, trace
+
+
+def skips(model: nn.Module, *inputs: Tensor) -> tuple[Skip, ...]:
+    return trace(model.eval(), *inputs).skips
+
+
+def linear(c: int = 4, out: int = 4) -> nn.Linear:
+    return nn.Linear(c, out)
+
+
+def parameter(*shape: int) -> nn.Parameter:
+    return nn.Parameter(torch.randn(shape))
+
 
 class ConvNorm(nn.Sequential):
     def __init__(

@@ -8,22 +8,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from graph_nets import ConvNorm, Inception, SqueezeExcite, Written
+from graph_nets import ConvNorm, Inception, SqueezeExcite, Written, linear, parameter, skips
 from torch import Tensor, nn
-
-from skipway.graph import Skip, trace
-
-
-def skips(model: nn.Module, *inputs: Tensor) -> tuple[Skip, ...]:
-    return trace(model.eval(), *inputs).skips
-
-
-def linear(c: int = 4, out: int = 4) -> nn.Linear:
-    return nn.Linear(c, out)
-
-
-def parameter(*shape: int) -> nn.Parameter:
-    return nn.Parameter(torch.randn(shape))
 
 
 def rotary(self: Any, x: Tensor) -> Tensor:

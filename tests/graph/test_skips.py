@@ -16,9 +16,12 @@ from graph_nets import (
     Written,
     cifar_resnet56,
     densenet,
+    linear,
     mobilenet_v2,
+    parameter,
     resnet18,
     resnet50,
+    skips,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,20 +30,8 @@ from torch import Tensor, nn
 from skipway.graph import Skip, trace
 
 
-def skips(model: nn.Module, *inputs: Tensor) -> tuple[Skip, ...]:
-    return trace(model.eval(), *inputs).skips
-
-
 def kinds(found: tuple[Skip, ...]) -> Counter[tuple[str, str]]:
     return Counter((skip.kind, skip.shortcut) for skip in found)
-
-
-def linear(c: int = 4, out: int = 4) -> nn.Linear:
-    return nn.Linear(c, out)
-
-
-def parameter(*shape: int) -> nn.Parameter:
-    return nn.Parameter(torch.randn(shape))
 
 
 class TestFamilies:
