@@ -211,6 +211,17 @@ def test_a_folder_belongs_to_one_training(tmp_path: Path):
         _digits(tmp_path, epochs=1, learning_rate=0.2)
 
 
+def test_the_same_data_may_be_called_by_another_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "text.txt").write_text("so many words, and so few letters " * 20)
+    (tmp_path / "other.txt").write_text("others, with as many letters as those " * 20)
+    asked: dict[str, Any] = {"steps": 2, "length": 16, "batch_size": 4, "quiet": True, "folder": tmp_path / "run"}
+    first = train("gpt-1x8", data=tmp_path / "text.txt", **asked)
+    monkeypatch.chdir(tmp_path)
+    assert train("gpt-1x8", data="text.txt", **asked).curves == first.curves
+    with pytest.raises(SkipwayError, match=r'holds a training with data .*, not "other.txt"'):
+        train("gpt-1x8", data="other.txt", **asked)
+
+
 def test_skips_are_written_so_that_they_can_be_read_again():
     for skip in (None, "rezero", ["concat", "none"], *(connect.resolve(name) for name in connect.names())):
         written = json.loads(json.dumps(written_skip(skip)))

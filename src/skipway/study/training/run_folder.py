@@ -63,8 +63,10 @@ class RunFolder:
             write_json(self.declared, {"format": FORMAT, "training": declaration, "offered": offered, "data": facts})
             return
         kept, asked = _flat(self.read()["training"]), _flat(declaration)
+        # The same data may be called by another path now.
+        moved = kept["fingerprint"] == asked["fingerprint"]
         for name in kept:
-            if kept[name] != asked.get(name):
+            if kept[name] != asked.get(name) and not (moved and name == "data"):
                 raise SkipwayError(
                     f"'{self.path}' holds a training with {name} {_short(kept[name])}, not {_short(asked.get(name))}; "
                     "choose another folder (--out), or the same settings to go on with it"
