@@ -56,7 +56,14 @@ def test_skips_with_parameters_of_their_own_are_made_up_for(problem: Problem):
     assert abs(costs[1] - costs[0]) <= plain - costs[0]
 
 
-def test_a_model_without_a_width_is_refused(problem: Problem):
-    study = Study(model="densenet-bc-40-12", skip=["dense", "none"], equal="parameters")
-    with pytest.raises(SkipwayError, match="changes the width, which densenet-bc-40-12 has no option for"):
-        study.sized(study.variants()[0], problem)
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ("densenet-bc-40-12", "changes the width, which densenet-bc-40-12 has no option for: leave equal out"),
+        ("tests.study.outside_nets:residual", "and tests.study.outside_nets:residual is from outside: leave equal out"),
+        ("hf:ViTConfig", "and hf:ViTConfig is from outside: leave equal out"),
+    ],
+)
+def test_a_model_without_a_width_is_refused_when_it_is_declared(model: str, said: str):
+    with pytest.raises(SkipwayError, match=said):
+        Study(model=model, skip=["residual", "none"], equal="parameters")

@@ -1,4 +1,3 @@
-import json
 import os
 import subprocess
 import sys
@@ -9,6 +8,7 @@ import pytest
 from skipway.errors import SkipwayError
 from skipway.study import Record, Study
 from skipway.study.declaring.files import read_study
+from skipway.study.running.results import read_results
 from skipway.study.training.distributed import share_of
 
 ROOT = Path(__file__).parents[3]
@@ -28,9 +28,23 @@ learning_rate = 0.01
 strategy = "STRATEGY"
 probes = ["gradients"]
 """
+# Of a user's own, with the skips of an edit in it; each process has norms of its own for its part of a batch.
+OUTSIDE = """
+name = "outside"
+model = "tests.study.outside_nets:residual"
+skip = ["none", "residual", "rezero"]
+data = "digits"
+limit = 100
+epochs = 1
+batch_size = 16
+seeds = [0]
+strategy = "STRATEGY"
+probes = ["gradients"]
+"""
 EXPLODING = """
 name = "exploding"
 model = "tests.study.nets:perceptron"
+skip = "none"
 data = "digits"
 limit = 100
 epochs = 2
@@ -48,8 +62,7 @@ def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def _records(folder: Path) -> dict[str, Record]:
-    records = [Record(**json.loads(path.read_text())) for path in (folder / "trials").glob("*.json")]
-    return {record.title: record for record in records}
+    return {record.title: record for record in read_results(folder).records}
 
 
 @pytest.mark.slow
@@ -84,12 +97,35 @@ def test_a_study_in_two_processes_finds_what_one_finds(tmp_path: Path, strategy:
 
 
 @pytest.mark.slow
+def test_twins_of_a_model_from_outside_are_divided_among_processes(tmp_path: Path):
+    found = {}
+    for strategy in ("ddp", "fsdp"):
+        file = tmp_path / f"{strategy}.toml"
+        file.write_text(OUTSIDE.replace("STRATEGY", strategy))
+        done = _run(str(file), "--out", str(tmp_path / strategy))
+        assert done.returncode == 0, done.stderr
+        found[strategy] = _records(tmp_path / strategy)
+    assert [record.connection for record in found["ddp"].values()] == [
+        record.connection for record in found["fsdp"].values()
+    ]
+    assert len(found["fsdp"]) == 3
+    for title, record in found["ddp"].items():
+        other = found["fsdp"][title]
+        assert other.id == record.id
+        assert other.layers == record.layers
+        for name, values in record.curves.items():
+            assert other.curves[name] == pytest.approx(values, abs=1e-5)
+        assert other.first_gradients == pytest.approx(record.first_gradients, rel=1e-4)
+        assert other.measures["parameters"] == record.measures["parameters"]
+
+
+@pytest.mark.slow
 def test_both_processes_go_on_behind_a_trial_that_diverges(tmp_path: Path):
     file = tmp_path / "exploding.toml"
     file.write_text(EXPLODING)
     done = _run(str(file), "--out", str(tmp_path / "out"))
     assert done.returncode == 0, done.stderr
-    diverged, trained = sorted(_records(tmp_path / "out").values(), key=lambda record: record.diverged is None)
+    diverged, trained = read_results(tmp_path / "out").records
     assert diverged.diverged is not None
     assert trained.diverged is None
     assert len(trained.curves["test_error"]) == 2

@@ -17,6 +17,7 @@ from skipway.engines import Engine
 from skipway.errors import SkipwayError, check_whole, choose
 from skipway.models.registry import find
 from skipway.outside import fingerprint
+from skipway.study.declaring.equal import check_equal, equal_width
 from skipway.study.declaring.keys import AXES, DATA, RECIPE, choose_free, plain_values, read, sentence
 from skipway.study.declaring.question import Question, compared_axis
 from skipway.study.declaring.variants import Trial, Variant, connection, make_variants, plain_value
@@ -174,6 +175,8 @@ class Study(BaseModel):
         if self.experiment == "train":
             check_probes(self.probes)
             for variant in self.variants():
+                if self.equal is not None:
+                    check_equal(self.equal, variant.model)
                 self._try(variant)
         else:
             EXPERIMENTS[self.experiment].check(self)
@@ -264,8 +267,6 @@ class Study(BaseModel):
         """A variant's options, with the width that makes it as large as the one that it is compared with."""
         if self.equal is None:
             return dict(variant.options)
-        from skipway.study.declaring.equal import equal_width
-
         return {**variant.options, "width": equal_width(self, variant, problem)}
 
     def plan(self, variant: Variant, problem: Problem) -> Plan:

@@ -19,14 +19,22 @@ if TYPE_CHECKING:
 _WIDEST = 1 << 14
 
 
+def check_equal(equal: str, model: str) -> None:
+    """Raise SkipwayError for a model whose width is no option, or not known to be one."""
+    if ":" in model:
+        raise SkipwayError(
+            f"equal = '{equal}' finds widths for the models of skipway, and {model} is from outside: leave equal out"
+        )
+    if "width" not in _options(model):
+        raise SkipwayError(f"equal = '{equal}' changes the width, which {model} has no option for: leave equal out")
+
+
 def equal_width(study: Study, variant: Variant, problem: Problem) -> int:
     """The width at which a variant costs what the one it is compared with does, as nearly as whole widths allow.
 
-    A network's cost grows with its width, so the width is found by halving. Raises SkipwayError for models whose width
-    is no option, or that differ too much for any width to make up for it.
+    A network's cost grows with its width, so the width is found by halving. Raises SkipwayError for models that differ
+    too much for any width to make up for it.
     """
-    if ":" in variant.model or "width" not in _options(variant.model):
-        raise SkipwayError(f"equal = '{study.equal}' changes the width, which {variant.model} has no option for")
     reference = _reference(study, variant)
     wanted = _cost(study, reference, problem, reference.options.get("width"))
     if reference == variant and variant.options.get("width") is not None:
