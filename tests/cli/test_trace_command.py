@@ -262,6 +262,7 @@ def test_transformers_absent_names_its_extra(run, monkeypatch: pytest.MonkeyPatc
         (["resnet8", "--option", "widht=8"], "no option of resnet8 'widht'; did you mean 'width'?"),
         (["resnet8", "--option", "width"], "--option 'width' lacks its value: write --option width=8"),
         (["mynets:sized", "--option", "dpth=8"], "no argument of mynets:sized 'dpth'; did you mean 'depth'?"),
+        (["mynets:Block", "--option", "width=wide"], "mynets:Block(width='wide') fails: TypeError: "),
         (["mynets:sized", "--option", "depth=8"], "needs arguments (width): give --option width=..."),
         (["mynets:ready", "--option", "width=8"], "mynets:ready is a network already"),
         (["model.pt2", "--option", "width=8"], "--option is for models that are built"),

@@ -10,6 +10,7 @@ import torch
 from tests.slips import gives_one_sentence
 
 import skipway as sw
+from skipway.errors import SkipwayError
 from skipway.models import ResNetPlan, cifar_resnet, imagenet_resnet
 
 pytestmark = pytest.mark.usefixtures("no_shape_checks")
@@ -124,6 +125,11 @@ SLIPS: dict[str, tuple[Callable[[], Any], str]] = {
 @pytest.mark.parametrize("slip", SLIPS)
 def test_each_slip_gives_one_clear_sentence(slip: str) -> None:
     gives_one_sentence(*SLIPS[slip])
+
+
+def test_an_option_of_another_type_is_named() -> None:
+    with pytest.raises(SkipwayError, match="^resnet20 cannot be built with width='wide': TypeError: "):
+        wrong.create("resnet20", width="wide")
 
 
 @pytest.mark.parametrize(("name", "size"), [("resnet8", 4), ("resnet18", 32), ("preresnet8", 4), ("preresnet18", 32)])

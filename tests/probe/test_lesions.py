@@ -256,6 +256,7 @@ class TestProbe:
         assert len(found.table("several")) == 10
         assert load(found.save(tmp_path / "lesions")) == found
         assert len(found.plot()) == 2
+        assert all(panel.get_ylim()[1] > panel.dataLim.y1 for panel in found.plot())
         assert len(list(found.interactive().data)) == 1
 
     def test_without_classes_the_loss_is_shown(self):

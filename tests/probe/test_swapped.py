@@ -232,3 +232,38 @@ def test_a_network_that_asks_whether_gradients_are_recorded_goes_one_way(probe: 
         return
     result = sw.probe.lesions(net, (x, LABELS), "cross_entropy")
     assert result.losses[0] == pytest.approx(loss(head(x)), rel=1e-12)
+
+
+class Cached(nn.Module):
+    """Looks the weights of its positions up, once for every number of samples."""
+
+    def __init__(self):
+        super().__init__()
+        self.f, self.head = nn.Linear(5, 5), nn.Linear(5, 3)
+        self.known: dict[int, Tensor] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) not in self.known:
+            self.known[len(x)] = torch.linspace(0, 1, len(x), dtype=x.dtype)[:, None].expand(-1, 5).contiguous()
+        return self.head(torch.tanh(self.f(x)) * self.known[len(x)] + x)
+
+
+def test_a_first_run_that_fills_a_cache_is_run_again():
+    net = Cached().double()
+    x, labels = torch.randn(14, 5, dtype=torch.float64), torch.arange(14) % 3
+    batches = [(x[:9], labels[:9]), (x[9:], labels[9:])]
+    result = sw.probe.lesions(net, batches, "cross_entropy")
+    with torch.no_grad():
+        assert result.losses[0] == pytest.approx(float(F.cross_entropy(net.head(x), labels)), rel=1e-12)
+
+
+def test_a_cut_projection_does_not_disturb_the_lesions_of_layers():
+    net = sw.models.create("resnet8", skip="projection", width=4, num_classes=3)
+    x = torch.randn(14, 3, 8, 8)
+    plain = sw.edit.plain_twin(net, x[:2]).eval()
+    labels = torch.arange(14) % 3
+    result = sw.probe.lesions(plain, [(x[:9], labels[:9]), (x[9:], labels[9:])], "cross_entropy")
+    with torch.no_grad():
+        assert result.base_loss == pytest.approx(float(F.cross_entropy(plain(x), labels)), rel=1e-5)
+    assert result.of == "layers"
+    assert len(result.losses) >= 3

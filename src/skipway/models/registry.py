@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from skipway.connect import Kind
-from skipway.errors import choose
+from skipway.errors import SkipwayError, choose
 from skipway.models import (
     bert_sizes,
     densenet_sizes,
@@ -84,7 +84,13 @@ def create(
     allowed = family.options(settled)
     for option in options:
         choose(f"option of {name}", option, allowed)
-    model = family.build(**settled, skip=family.skip if skip is None else skip, **options)
+    try:
+        model = family.build(**settled, skip=family.skip if skip is None else skip, **options)
+    except (TypeError, RuntimeError) as error:
+        if not options:
+            raise
+        told = ", ".join(f"{option}={value!r}" for option, value in options.items())
+        raise SkipwayError(f"{name} cannot be built with {told}: {type(error).__name__}: {error}") from error
     if weights is not None:
         load_weights(model, weights)
     return model

@@ -47,7 +47,8 @@ def factory_source(module_name: str, attribute: str, settings: Settings) -> Sour
         except SkipwayError:
             raise
         except Exception as error:
-            raise SkipwayError(f"{label}() fails: {type(error).__name__}: {error}") from error
+            told = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+            raise SkipwayError(f"{label}({told}) fails: {type(error).__name__}: {error}") from error
         if not isinstance(model, nn.Module):
             raise SkipwayError(f"{label}() returns a {type(model).__name__}; it has to return a torch.nn.Module")
         return model

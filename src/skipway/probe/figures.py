@@ -30,7 +30,7 @@ def canvas(
     figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", **options)
     yield axes
     width = int(figure.get_figwidth() * 14)
-    figure.supxlabel("\n".join(textwrap.wrap(caption, width)), fontsize=8, color="0.35")
+    figure.supxlabel("\n".join(_lines(caption, width)), fontsize=8, color="0.35")
 
 
 def plotly_figure(traces: Any, caption: str, **layout: Any) -> Any:
@@ -40,7 +40,12 @@ def plotly_figure(traces: Any, caption: str, **layout: Any) -> Any:
     figure = go.Figure(traces)
     figure.update_layout(template="plotly_white", margin={"t": 50, "b": 110}, **layout)
     figure.add_annotation(
-        text="<br>".join(textwrap.wrap(caption, 110)), xref="paper", yref="paper", x=0, y=-0.17, yanchor="top",
+        text="<br>".join(_lines(caption, 110)), xref="paper", yref="paper", x=0, y=-0.17, yanchor="top",
         align="left", showarrow=False, font={"size": 11, "color": "#555"},
     )  # fmt: skip
     return figure
+
+
+def _lines(caption: str, width: int) -> list[str]:
+    # A number and its per cent sign stay on one line.
+    return textwrap.wrap(caption.replace(" %", "\u00a0%"), width)

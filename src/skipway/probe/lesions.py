@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from skipway.errors import SkipwayError, choose
 from skipway.graph import SkipGraph
 from skipway.graph.state import Inventory
-from skipway.probe.batches import Batches, read_batches
+from skipway.probe.batches import Batch, Batches, read_batches
 from skipway.probe.figures import canvas, plotly_figure
-from skipway.probe.follow import run, with_trace
+from skipway.probe.follow import StaleTrace, run, with_trace
 from skipway.probe.lesions_plan import blocks, exchanged, kendall_tau, shuffled, units, without_branches, without_units
 from skipway.probe.losses import count_errors
 from skipway.probe.plane import fingerprint
@@ -120,7 +120,7 @@ class Lesions(Result):
                     panel.plot(self.taus, values[name], ".", color="C0")
                     panel.invert_xaxis()
                     panel.set(xlabel="Kendall tau with the original order", ylabel=label)
-                panel.set_ylim(bottom=0)
+                panel.set_ylim(0, 1.05 * max(float(panel.dataLim.y1), 1e-9))
                 panel.legend(frameon=False, fontsize=8)
         return drawn
 
@@ -215,18 +215,31 @@ class _Task:
         places = {change.begins(self.graph.trace) for change in self.changes}
         base: Base | None = None
 
-        def values(point: int) -> Values:
+        def first(batch: Batch) -> Any:
             nonlocal base
+            base = Base(self.inventory, self.graph.trace, places, batch)
+            torch.manual_seed(self.seed)
+            return run(self.model, batch, base, gradient=False)
+
+        def again(change: Change) -> Any:
+            assert base is not None
+            torch.manual_seed(self.seed)
+            return replay(self.model, base, change)
+
+        def values(point: int) -> Values:
             number, row = divmod(point, self.rows)
             batch = self.batches.items[number]
-            output = None
-            if base is None or base.batch is not batch:
-                base = Base(self.inventory, self.graph.trace, places, batch)
-                torch.manual_seed(self.seed)
-                output = run(self.model, batch, base, gradient=False)
-            if row:
-                torch.manual_seed(self.seed)
-                output = replay(self.model, base, self.changes[row - 1])
+            if row == 0:
+                output = first(batch)
+            else:
+                if base is None or base.batch is not batch:
+                    first(batch)
+                try:
+                    output = again(self.changes[row - 1])
+                except StaleTrace:
+                    # The first run on such a batch may have filled a cache, which the next ones read.
+                    first(batch)
+                    output = again(self.changes[row - 1])
             with torch.no_grad():
                 value = float(self.batches.loss(output, batch.targets))
             wrong, counted = count_errors(output, batch.targets) or (float("nan"), 1)

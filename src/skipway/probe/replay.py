@@ -15,12 +15,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from skipway.errors import SkipwayError
 from skipway.graph.ir import Operation, Site, Trace
 from skipway.graph.sites import SiteMode, tensors_in
 from skipway.graph.state import Inventory, Keeper, unchanged
 from skipway.probe.batches import Batch
-from skipway.probe.follow import Follower, following, overwritten, replaced, result_tensors, written_to
+from skipway.probe.follow import (
+    Follower,
+    StaleTrace,
+    following,
+    overwritten,
+    replaced,
+    result_tensors,
+    written_to,
+)
 
 
 @dataclass(frozen=True)
@@ -217,7 +224,7 @@ class Replay(SiteMode):
         self._call += 1
         if entry.func != func:
             self._until = -1
-            raise SkipwayError("the model does not run the same way twice on the same batch: it cannot be replayed")
+            raise StaleTrace("the model does not run the same way twice on the same batch: it cannot be replayed")
         if entry.counted:
             counts = self._frames[-1].counts
             counts[entry.counted] = counts.get(entry.counted, 0) + 1
