@@ -129,6 +129,8 @@ def test_bf16_trains(tmp_path: Path):
     assert all(value.dtype != torch.bfloat16 for value in torch.load(tmp_path / "last.pt").values())
 
 
+# What torch's compiler says of its own parts.
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_shape_checks")
 @pytest.mark.parametrize(
@@ -151,6 +153,8 @@ def test_a_compiled_network_learns_the_same(tmp_path: Path, model: str, changes:
         torch.testing.assert_close(weights[name], value, atol=1e-2, rtol=1e-2)
 
 
+# What torch's compiler says of its own parts.
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_shape_checks")
 def test_a_branch_that_is_drawn_to_run_or_not_is_compiled_quietly(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
