@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from skipway import models
-from skipway.cli.specs import find
+from skipway.cli.specs import find, is_file
 from skipway.errors import SkipwayError, choose
 
 if TYPE_CHECKING:
@@ -57,59 +57,44 @@ def model_for(
 ) -> nn.Module:
     """The model that a SPEC means, built for the data as `skipway train` builds it, with its weights, in evaluation
     mode; one from a file, or that is published with its weights, as it is."""
+    from skipway.study.training.building import build_network
+
     chosen = dict(options or {})
-    if not _is_own(spec):
-        model = _built(spec, images, skip, published, chosen, seed)
-        if weights is not None:
-            models.load_weights(model, weights)
-        return model.eval()
-    find(spec, skip, published)
-    # Weights for the channels of the data, or for three, to which gray images are brought.
-    counts = [images.channels, 3] if weights is not None and images.channels != 3 else [images.channels]
+    if published or is_file(spec):
+        return _loaded(_seeded(find(spec, skip, published, chosen).built, seed), weights).eval()
+    if ":" not in spec:
+        find(spec, skip, options=chosen)
+    offered = {
+        "num_classes": len(images.classes), "in_channels": images.channels, "image_size": images.size[0],
+        "image_shape": [images.channels, *images.size],
+    }  # fmt: skip
+    # Weights may be for the channels of the data or for three, to which gray images are brought, and models of
+    # torchvision are for three alone.
+    counts = [3] if spec.startswith("torchvision:") else [images.channels]
+    if weights is not None and counts != [3]:
+        counts.append(3)
     failure: SkipwayError | None = None
     for channels in counts:
-        settled = {"num_classes": len(images.classes), "in_channels": channels}
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model = models.create(spec, skip, **{**settled, **chosen})
+        settled = {**offered, "in_channels": channels, "image_shape": [channels, *images.size]}
+        model = _seeded(lambda settled=settled: build_network(spec, "classification", settled, skip, chosen), seed)
         try:
-            if weights is not None:
-                models.load_weights(model, weights)
+            return _loaded(model, weights).eval()
         except SkipwayError as error:
             failure = failure or error
-            continue
-        return model.eval()
     assert failure is not None
     raise failure
 
 
-def _built(
-    spec: str, images: Images, skip: str | None, published: bool, options: dict[str, Any], seed: int
-) -> nn.Module:
-    """A model from outside, or from a file."""
+def _seeded(build: Callable[[], nn.Module], seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if published or ":" not in spec:
-            return find(spec, skip, published, options).built()
-        from skipway.study.training.building import build_network
-
-        offered = {
-            "num_classes": len(images.classes), "in_channels": images.channels, "image_size": images.size[0],
-            "image_shape": [images.channels, *images.size],
-        }  # fmt: skip
-        if spec.startswith("torchvision:"):
-            # They take three channels alone, to which gray images are brought.
-            offered |= {"in_channels": 3, "image_shape": [3, *images.size]}
-        return build_network(spec, "classification", offered, skip, options)
+        return build()
 
 
-def _is_own(spec: str) -> bool:
-    """Whether a SPEC names one of our own families."""
-    try:
-        models.find(spec)
-    except SkipwayError:
-        return False
-    return True
+def _loaded(model: nn.Module, weights: Path | None) -> nn.Module:
+    if weights is not None:
+        models.load_weights(model, weights)
+    return model
 
 
 def image_batches(model: nn.Module, images: Images, choice: DataChoice) -> list[tuple[Tensor, Tensor]]:

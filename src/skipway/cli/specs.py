@@ -38,15 +38,20 @@ class Wish:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
+def is_file(spec: str) -> bool:
+    """Whether a SPEC names a file of an exported model, or of weights."""
+    return Path(spec).suffix in _FILES
+
+
 def find(spec: str, skip: str | None = None, weights: bool = False, options: Mapping[str, Any] | None = None) -> Source:
     """The source that a SPEC means; raises SkipwayError for what there is not, with the nearest of what there is."""
     options = options or {}
     colon = ":" in spec
-    if skip is not None and (colon or Path(spec).suffix in _FILES):
+    if skip is not None and (colon or is_file(spec)):
         raise SkipwayError(
             f"--skip is for our own families ('skipway models'); {spec} comes with the skips that it has"
         )
-    if Path(spec).suffix in _FILES:
+    if is_file(spec):
         from skipway.cli.exported import exported_source
 
         if options:
@@ -61,11 +66,13 @@ def _own(name: str, skip: str | None, weights: bool, options: Mapping[str, Any])
     from skipway import models
 
     if weights:
-        raise SkipwayError("--weights is for torchvision, timm and the Hub")
+        raise SkipwayError(f"published weights are those of torchvision, timm and the Hub, and {name} is our own")
     try:
         models.describe(name)
     except SkipwayError as error:
-        raise (SkipwayError(f"{error}; SPEC is {FORMS}") if str(error).startswith("no model") else error) from None
+        if not str(error).startswith("no model"):
+            raise
+        raise SkipwayError(f"{error}; SPEC is {FORMS}{_meant(name)}") from None
 
     def build() -> nn.Module:
         return models.create(name, skip, **options)
@@ -74,6 +81,16 @@ def _own(name: str, skip: str | None, weights: bool, options: Mapping[str, Any])
         return [(models.example(name, model, device=device), {})]
 
     return Source(name, build, examples)
+
+
+def _meant(name: str) -> str:
+    """What to add where a name is no model, but that of a file of the user's own or of a function in one."""
+    path = Path(name.removesuffix(".py") if name.endswith(".py") else name.replace(".", "/"))
+    if not path.is_absolute() and path.name and path.with_suffix(".py").is_file():
+        return f"; a function in {path.with_suffix('.py')} is {'.'.join(path.parts)}:its_name"
+    if len(path.parts) > 1 and path.parent.with_suffix(".py").is_file():
+        return f"; did you mean '{'.'.join(path.parent.parts)}:{path.name}'?"
+    return ""
 
 
 def run_on(spec: str, wish: Wish, action: Callable[..., Result], check: Callable[..., object] | None = None) -> Result:

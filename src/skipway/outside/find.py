@@ -6,6 +6,7 @@ import difflib
 import importlib.util
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from skipway.errors import SkipwayError
@@ -36,7 +37,10 @@ def find(spec: str, settings: Settings | None = None, weights: bool = False) -> 
     from skipway.outside.factories import factory_source
 
     if weights:
-        raise SkipwayError(f"--weights is for torchvision, timm and the Hub; let {spec} load its own")
+        raise SkipwayError(f"published weights are those of torchvision, timm and the Hub; let {spec} load its own")
+    if library.endswith(".py") and not Path(library).is_absolute():
+        module = ".".join(Path(library).with_suffix("").parts)
+        raise SkipwayError(f"{spec!r} names a file; name its module, as in {module}:{name}")
     if not re.fullmatch(r"[A-Za-z_][\w.]*", library) or not re.fullmatch(r"[A-Za-z_][\w.]*", name):
         raise SkipwayError(f"{spec!r} names no model; write {FORMS}")
     meant = difflib.get_close_matches(library, _LIBRARIES, n=1)

@@ -53,7 +53,7 @@ def huggingface_source(name: str, settings: Settings, weights: bool) -> Source:
     from_hub = build_class is None and bool(getattr(config, "_name_or_path", ""))
     if weights and not from_hub:
         raise SkipwayError(
-            f"hf:{name} is a configuration without weights: leave --weights out, or name a model on the Hub"
+            f"hf:{name} is a configuration without published weights: ask for none, or name a model on the Hub"
         )
     if hasattr(config, "use_cache"):
         config.use_cache = False

@@ -133,6 +133,7 @@ class Lesions(Result):
         figure = plotly_figure(
             [go.Scatter(x=numbers, y=values["one"], text=list(self.parts), mode="lines+markers", name="without it")],
             self.caption, title="One part deleted", xaxis_title="part", yaxis_title=label,
+            xaxis_dtick=max(1, len(numbers) // 10),
         )  # fmt: skip
         figure.add_hline(y=base, line_dash="dash", annotation_text="whole network")
         return figure
