@@ -50,7 +50,7 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "unet": {
         skip + (f", seed {seed}" if seed else ""): UNET | {"skip": skip, "seed": seed}
-        for seed in range(2)
+        for seed in range(3)
         for skip in ("concat", "residual", "attention-gate", "none")
     },
     "cifar": {model: CIFAR | {"model": model} for model in ("se_resnet20", "densenet-bc-40-12", "highway-conv-20")},
@@ -78,6 +78,10 @@ def facts(trained: Trained, values: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def without_seed(label: str) -> str:
+    return label.partition(", seed")[0]
+
+
 def draw(group: str, results: dict[str, Any]) -> None:
     """The judged curve of every training of a group, in one picture."""
     import matplotlib
@@ -90,10 +94,15 @@ def draw(group: str, results: dict[str, Any]) -> None:
     rows = -(-len(names) // columns)
     size = (4 * columns, 3.2 * rows)
     figure, axes = pyplot.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    # Seeds of one network have one colour.
+    colours = {label: f"C{place}" for place, label in enumerate(dict.fromkeys(map(without_seed, results)))}
     for axis, name in zip(axes.flat, names, strict=False):
         for label, one in results.items():
-            curve = one["curves"][name]
-            axis.plot(range(1, len(curve) + 1), curve, marker="o", markersize=3, label=label)
+            curve, network = one["curves"][name], without_seed(label)
+            axis.plot(
+                range(1, len(curve) + 1), curve, marker="o", markersize=3, color=colours[network],
+                label=network if label == network else None,
+            )  # fmt: skip
         axis.set(title=name.replace("_", " "), xlabel="round")
         axis.grid(alpha=0.3)
     axes.flat[0].legend(fontsize=7)

@@ -33,8 +33,8 @@ _ALSO = {
     "pre-activation": ("depth_1001.json", "1001 layers with it and without skips"),
     "squeeze-excite": ("training_cifar.json", "what a small SE-ResNet learns of CIFAR-10 in minutes"),
     "highway": ("training_cifar.json", "what a small highway network learns of CIFAR-10 in minutes"),
-    "concat": ("training_unet.json", "a longer training of U-Nets, of two seeds"),
-    "attention-gate": ("training_unet.json", "a longer training of U-Nets, of two seeds"),
+    "concat": ("training_unet.json", "a longer training of U-Nets, of three seeds"),
+    "attention-gate": ("training_unet.json", "a longer training of U-Nets, of three seeds"),
     "post-norm": ("training_translation.json", "what a small Transformer learns to translate"),
     "pre-norm": ("training_gpt.json", "what a small GPT learns in minutes"),
 }

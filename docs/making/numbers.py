@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from docs.making import measured
+
+from skipway.study.answering.differences import bootstrap
 
 # The records of benchmarks that train networks: what each is called, and what it asks.
 TRAINED = {
@@ -71,15 +73,38 @@ def _deep_runs(results: Any, skip: str) -> list[Any]:
 
 
 def _rough(name: str) -> Callable[[Any], str]:
-    return lambda r: ", ".join(f"{value:.3f}" for value in r["landscape"][name]["roughness"])
+    return lambda r: _thousandths(r["landscape"][name]["roughness"])
 
 
 def _lesion(name: str) -> Callable[[Any], str]:
     return lambda r: f"{r['lesions'][name]['median_added_same_shape']:.1f}"
 
 
+def _by_skip(results: Any) -> dict[str, list[float]]:
+    """The membranes' Dice of each seed of the longer training of U-Nets."""
+    found: dict[str, list[float]] = {}
+    for label, one in results.items():
+        found.setdefault(label.partition(", seed")[0], []).append(one["best"]["validation_dice_0"])
+    return found
+
+
 def _unet_long(results: Any) -> str:
-    return ", ".join(f"{one['best']['validation_dice_0']:.3f} ({skip})" for skip, one in results.items())
+    return "; ".join(f"{_thousandths(values)} ({skip})" for skip, values in _by_skip(results).items())
+
+
+def _unet_gain(results: Any) -> str:
+    """How much better each long skip is than none, with the interval of the mean over seeds."""
+    plain, told = _by_skip(results)["none"], []
+    for skip, values in _by_skip(results).items():
+        if skip != "none":
+            gains = [ours - theirs for ours, theirs in zip(values, plain, strict=True)]
+            low, high = bootstrap(gains)
+            told.append(f"{sum(gains) / len(gains):.3f} ({skip}; {low:.3f} to {high:.3f})")
+    return ", ".join(told)
+
+
+def _thousandths(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.3f}" for value in values)
 
 
 _DENSE = "bc-100-12 float32"
@@ -95,6 +120,7 @@ _NAMED: Mapping[str, tuple[str, Callable[[Any], str]]] = {
     "deep_gradient_none": ("depth_1001", _deep("none")),
     "deep_gradient_residual": ("depth_1001", _deep("residual")),
     "unet_long": ("training_unet", _unet_long),
+    "unet_gain": ("training_unet", _unet_gain),
     "lesion_56": ("measured", _lesion("ResNet-56")),
     "lesion_20": ("measured", _lesion("ResNet-20")),
     "lesion_plain": ("measured", lambda r: f"{r['lesions']['plain-56']['median_error_percent']:.0f} %"),
