@@ -2,18 +2,13 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 import torch.nn.functional as F
 
 from skipway import probe
 from skipway.models import create
 from skipway.study import Study
 from skipway.study.probing.probes import examples, run_probe, sums
-from skipway.study.records.measures import better, written
 from skipway.study.tasks.problems import DataChoice, Problem, open_problem
-from skipway.study.training.cost import cost_of_a_step
-from skipway.study.training.determinism import WEIGHTS, derive
-from skipway.study.training.order import Order
 
 
 @pytest.fixture(scope="module")
@@ -73,36 +68,3 @@ def test_a_probe_measures_the_held_out_images_as_the_network_sees_them(problem: 
     ours = sums(found)["gradient_range"]
     layers = found.norms[found.layers >= 0]
     assert ours == pytest.approx(layers.max() / layers.min())
-
-
-def test_a_step_costs_what_autograd_keeps_and_leaves_no_trace(problem: Problem):
-    torch.manual_seed(derive(0, 0, WEIGHTS))
-    network = create("resnet8", "stochastic-depth", width=4, in_channels=1)
-    before = {name: value.clone() for name, value in network.state_dict().items()}
-    state = torch.random.get_rng_state()
-    small, large = (cost_of_a_step(network, problem.task, Order(problem.task.count, size, 1, 0)) for size in (16, 32))
-    assert torch.equal(torch.random.get_rng_state(), state)
-    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
-    assert large["memory"] > 1.5 * small["memory"]
-
-
-def test_multiply_adds_are_those_of_one_example(problem: Problem):
-    network = create("resnet8", "residual", width=4, in_channels=1)
-    cost = cost_of_a_step(network, problem.task, Order(problem.task.count, 16, 1, 0))
-    # Convolutions of ResNet-8 at width 4 on 8 x 8: 3 x 3 kernels, and the zero-padding shortcut has none.
-    stem = 64 * 9 * 1 * 4
-    stages = 64 * 9 * 4 * 4 * 2 + 16 * 9 * (4 * 8 + 8 * 8) + 4 * 9 * (8 * 16 + 16 * 16)
-    assert cost["multiply_adds"] == stem + stages + 16 * 10
-
-
-@pytest.mark.parametrize(
-    ("measure", "end"),
-    [("test_error", "lowest"), ("validation_iou", "highest"), ("validation_bleu", "highest"), ("memory", "lowest")],
-)
-def test_which_end_is_good(measure: str, end: str):
-    assert better(measure) == end
-
-
-def test_numbers_are_written_as_people_do():
-    assert written("step_seconds", 0.0123) == "12.3 ms"
-    assert written("width", 8.0) == "8"
