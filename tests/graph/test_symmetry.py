@@ -54,6 +54,68 @@ def test_rescalings_of_the_cifar_nets() -> None:
     assert resnet("resnet20", "zero-pad").rescalings == 3 * (16 + 32 + 64) + 16 + 16 + 32
 
 
+class Rectified(nn.Module):
+    """A stem, blocks of two layers whose sum with what they read, if they have skips, is rectified, and a head."""
+
+    def __init__(self, skips: bool):
+        super().__init__()
+        self.skips, self.bend = skips, nn.LeakyReLU(0.2)
+        self.stem, self.head = nn.Linear(3, 5), nn.Linear(5, 2)
+        self.first = nn.ModuleList([nn.Linear(5, 4) for _ in range(2)])
+        self.second = nn.ModuleList([nn.Linear(4, 5) for _ in range(2)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.bend(self.stem(x))
+        for first, second in zip(self.first, self.second, strict=True):
+            value = second(self.bend(first(x)))
+            x = self.bend(x + value if self.skips else value)
+        return self.head(x)
+
+
+BENT = {
+    "layers": lambda: nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 4), nn.LeakyReLU(), nn.Linear(4, 2)),
+    "a saturating layer": lambda: nn.Sequential(
+        nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 2)
+    ),
+    "blocks without skips": lambda: Rectified(False),
+    "blocks with skips": lambda: Rectified(True),
+    "a convolution of each channel": lambda: nn.Sequential(
+        nn.Conv1d(1, 4, 2), nn.LeakyReLU(), nn.Conv1d(4, 4, 2, groups=4), nn.ReLU(), nn.Flatten(), nn.Linear(4, 2)
+    ),
+}
+
+
+def drawn(net: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    """Parameters at which every unit lies on both sides of its bend for some of the inputs."""
+    read: list[Tensor] = []
+    for module in net.modules():
+        if isinstance(module, (nn.ReLU, nn.LeakyReLU)):
+            module.register_forward_pre_hook(lambda module, args: read.append(args[0].flatten(1).sign().mean(0)))
+    while True:
+        read.clear()
+        with torch.no_grad():
+            for value in net.parameters():
+                value.copy_(torch.randn_like(value))
+            net(x)
+        if all(sides.abs().max() < 0.9 for sides in read):
+            return {name: value.detach() for name, value in net.named_parameters()}
+
+
+@pytest.mark.parametrize("name", BENT)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_free_scales_are_the_ranks_that_the_jacobian_lacks(name: str) -> None:
+    """Weights with no other freedom: every direction in which no output changes, anywhere, is a rescaling."""
+    net = BENT[name]().double()
+    x = 3 * torch.randn(400, *((1, 3) if "convolution" in name else (3,)), dtype=torch.float64)
+    parameters = drawn(net, x)
+    jacobians = torch.func.jacrev(lambda own: torch.func.functional_call(net, own, (x,)))(parameters)
+    jacobian = torch.cat([part.flatten(2).flatten(0, 1) for part in jacobians.values()], 1)
+    values = torch.linalg.svdvals(jacobian / jacobian.norm(dim=0))
+    lacking = int((values < 1e-9).sum())
+    assert values[-lacking - 1] > 1e-7
+    assert symmetry(trace(net, x)).rescalings == lacking > 0
+
+
 WIDENS = ("concat", "dense", "attention-gate", "residual-path")
 
 

@@ -27,6 +27,31 @@ def test_a_stack_that_is_the_identity_has_no_error_and_stays_there():
     assert (found.norms < 1).all()
 
 
+@pytest.mark.parametrize(("skip", "carried"), [("none", 0.0), ("residual", 1.0)])
+def test_linear_stacks_that_do_not_move_are_products_of_matrices(skip: str, carried: float):
+    """Y = X (I + W_1)^T ... (I + W_L)^T with skips, without I without them; J is that product."""
+    width, depth = 5, 3
+    weights = [torch.randn(width, width, dtype=torch.float64) / 3 for _ in range(depth)]
+    waiting = iter(weights)
+
+    def branch(size: int) -> nn.Module:
+        layer = nn.Linear(size, size, bias=False).double()
+        layer.weight = nn.Parameter(next(waiting).clone())
+        return layer
+
+    features = torch.randn(40, width, dtype=torch.float64)
+    found = identity(features, skips=(skip,), depths=(depth,), seeds=(0,), branch=branch, steps=1, rate=0.0,
+                     weight_decay=0.0)  # fmt: skip
+    jacobian = np.linalg.multi_dot([carried * np.eye(width) + weight.numpy() for weight in reversed(weights)])
+    assert found.distances.item() == pytest.approx(np.linalg.norm(jacobian - np.eye(width)) / np.sqrt(width))
+    x = features.numpy()
+    x = (x - x.mean()) / x.std(ddof=1)
+    held_out = x[torch.randperm(40, generator=torch.Generator().manual_seed(0))[:8]]
+    wrong = held_out @ (jacobian - np.eye(width)).T
+    assert found.errors.item() == pytest.approx((wrong**2).mean() / (held_out**2).mean())
+    assert (found.moved.item(), found.norms.item()) == (0, 1)
+
+
 def test_a_linear_layer_finds_the_identity_as_least_squares_does():
     features = torch.randn(200, 4, dtype=torch.float64)
     found = identity(features, skips=("none",), depths=(1,), seeds=(0,), branch=lambda width: nn.Linear(width, width),

@@ -41,6 +41,20 @@ def test_surfaces_that_are_known():
     assert negative_curvature(double) == pytest.approx(1 / np.sqrt(12), abs=1 / 15)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_downward_bends_are_those_of_the_second_derivatives(seed: int):
+    """Sums of waves, of which numpy finds the eigenvalues of the Hessian as it stands in a textbook."""
+    generator = np.random.default_rng(seed)
+    axis = np.linspace(-1, 1, 121)
+    x, y = np.meshgrid(axis, axis, indexing="ij")
+    loss, hessian = np.zeros_like(x), np.zeros((*x.shape, 2, 2))
+    for a, b, phase, height in generator.normal(size=(5, 4)):
+        loss += height * np.cos(a * x + b * y + phase)
+        hessian -= (height * np.cos(a * x + b * y + phase))[..., None, None] * np.outer((a, b), (a, b))
+    expected = (np.linalg.eigvalsh(hessian)[1:-1, 1:-1, 0] < 0).mean()
+    assert negative_curvature(loss) == pytest.approx(expected, abs=2e-3)
+
+
 def test_curves_that_are_known():
     assert contour_roughness(X**2) == negative_curvature(X**2) == 0
     assert negative_curvature(-(X**2)) == 1

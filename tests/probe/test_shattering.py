@@ -127,6 +127,32 @@ def test_gradients_are_those_of_finite_differences():
     np.testing.assert_allclose(found.gradient, expected, rtol=1e-6, atol=1e-9)
 
 
+def test_its_numbers_are_those_of_numpy_and_scipy():
+    """The series of gradients by finite differences; then scipy's correlation, entropy and bounded least squares."""
+    from scipy import optimize, signal, stats
+
+    net = nn.Sequential(nn.Linear(3, 16), nn.Tanh(), nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 1)).double()
+    inputs = 3 * torch.randn(2, 3, dtype=torch.float64)
+    found = shattering(net, (inputs, torch.zeros(2)), points=24)
+    ends = inputs.numpy()
+    line = ends[0] * (1 - found.positions[:, None]) / 2 + ends[1] * (1 + found.positions[:, None]) / 2
+    step = 1e-5 * np.eye(3)
+    with torch.no_grad():
+        sides = [net(torch.from_numpy(line[:, None] + sign * step)).squeeze(-1).numpy() for sign in (1, -1)]
+    gradients = (sides[0] - sides[1]) / 2e-5
+    centred = gradients - gradients.mean(0)
+    columns = [signal.correlate(column, column, mode="full", method="direct")[23:] for column in centred.T]
+    correlated = np.sum(columns, axis=0)
+    expected = (correlated / correlated[0])[: len(found.autocorrelation)]
+    np.testing.assert_allclose(found.autocorrelation, expected, rtol=1e-6, atol=1e-8)
+    directions = gradients / np.linalg.norm(gradients, axis=1, keepdims=True)
+    shares = np.linalg.svd(directions, compute_uv=False) ** 2 / len(directions)
+    assert found.effective_rank == pytest.approx(np.exp(stats.entropy(shares)), rel=1e-6)
+    white, brown = noises(24, len(expected))
+    fit = optimize.lsq_linear((white - brown)[1:, None], (expected - brown)[1:], bounds=(0, 1))
+    assert found.white_share == pytest.approx(fit.x[0], abs=1e-6)
+
+
 def test_noises_have_their_known_autocorrelations():
     white, brown = noises(64, 32)
     assert white[0] == brown[0] == 1

@@ -248,6 +248,20 @@ class TestSingularities:
         share = share / share.sum()
         assert found.rank[1] == pytest.approx(np.exp(-(share * np.log(share)).sum()))
 
+    def test_they_are_what_scikit_learn_and_numpy_say(self):
+        from sklearn.metrics.pairwise import cosine_similarity
+
+        net: Any = nn.Sequential(nn.Linear(4, 7), nn.Tanh(), nn.Linear(7, 5), nn.ReLU(), nn.Linear(5, 2)).double()
+        x = torch.randn(80, 4, dtype=torch.float64)
+        found = singularities(net, (x, torch.zeros(80).long()))
+        read = [x, torch.tanh(net[0](x)), torch.relu(net[2](torch.tanh(net[0](x))))]
+        for number, layer in enumerate((net[0], net[2], net[4])):
+            alike = cosine_similarity(layer.weight.detach().numpy()) - 3 * np.eye(layer.out_features)
+            np.testing.assert_allclose(found.cosines[number, : layer.out_features], alike.max(1), rtol=1e-10)
+            assert found.overlap[number] == pytest.approx(alike.max(1).mean())
+            condition = np.linalg.cond(np.cov(read[number].detach().numpy().T))
+            assert found.condition[number] == pytest.approx(condition, rel=1e-6)
+
     def test_over_training(self, tmp_path: Any):
         net = Blocks()
         monitor = SingularityMonitor(net, DATA, every=5)
