@@ -19,7 +19,10 @@ from skipway.edit.folding.winograd import KERNEL, PRODUCTS, TILE, WINDOW, Winogr
 _TYPES = (torch.float32, torch.float64)
 # Below this many products the calls themselves cost more than there is to gain.
 _FEWEST = 20_000_000
-_SECONDS, _ROUNDS, _GAIN = 0.4, 15, 0.95
+# With fewer tiles than this it is reading the weights, which are four times as many, that takes the time; and these
+# crowd out of the caches what other layers have there, which no measurement of one layer shows.
+_FEWEST_TILES = 32
+_SECONDS, _ROUNDS, _GAIN = 0.4, 15, 0.85
 # More numbers than the caches hold.
 _MANY = 1 << 24
 
@@ -77,7 +80,9 @@ def promising(shape: tuple[int, ...], outputs: int, padding: tuple[int, ...]) ->
     direct = KERNEL**2 * c * outputs * out_h * out_w
     before = c * across * WINDOW * (h * w + down * WINDOW**2)
     behind = outputs * down * across * TILE**2 * PRODUCTS
-    return n * direct >= _FEWEST and before + PRODUCTS * c * outputs * down * across + behind < 0.7 * direct
+    if n * direct < _FEWEST or n * down * across < _FEWEST_TILES:
+        return False
+    return before + PRODUCTS * c * outputs * down * across + behind < 0.45 * direct
 
 
 @functools.cache
