@@ -160,6 +160,7 @@ def test_settings_reach_the_probe(tmp_path: Path):
         (["gradients"], "name one, as in 'skipway probe gradients resnet20'"),
         (["identity", "resnet8"], "leave SPEC and --weights out"),
         (["identity", "--option", "width=4"], "leave --option out"),
+        (["identity", "--skip", "rezero"], "leave --skip out"),
         (["gradients", "gpt-mini"], "gpt-mini is for a text (language), and the data are images in classes"),
         (["gradients", "resnet8", "--published"], "published weights are those of torchvision"),
         (["gradients", "resnet8", "--option", "widht=4"], "no option of resnet8 'widht'; did you mean 'width'?"),

@@ -112,8 +112,9 @@ def probe(
     if name in _ALONE:
         if spec is not None or weights is not None:
             raise SkipwayError(f"{name} builds the networks that it compares: leave SPEC and --weights out")
-        if option:
-            raise SkipwayError(f"{name} builds the networks that it compares: leave --option out")
+        if option or skip is not None:
+            left = "--option" if option else "--skip"
+            raise SkipwayError(f"{name} builds the networks that it compares: leave {left} out; --set says of which")
         result = _measured(name, function, flat_features(images, chosen), options)
     else:
         if spec is None:
