@@ -22,7 +22,7 @@ _FEWEST = 20_000_000
 # With fewer tiles than this it is reading the weights, which are four times as many, that takes the time; and these
 # crowd out of the caches what other layers have there, which no measurement of one layer shows.
 _FEWEST_TILES = 32
-_SECONDS, _ROUNDS, _GAIN = 0.4, 15, 0.85
+_SECONDS, _ROUNDS, _GAIN = 0.4, 15, 0.95
 # More numbers than the caches hold.
 _MANY = 1 << 24
 
