@@ -148,6 +148,8 @@ def test_a_study_is_a_value():
         Study(model="unet", skip=[["concat", "none", "none", "none"], "concat"], width=[4, 8]),
         Study(model="gpt-{depth}x{width}", depth=[1, 2], width=16, skip=["pre-norm", Residual(drop=0.5)], steps=10),
         Study(probes=["gradients", {"name": "landscape", "steps": 5}], question={"text": "Why?", "baseline": "none"}),
+        Study(skip=["none", "as built"], seeds=[0], question={"compare": "skip", "baseline": "as built"}),
+        Study(skip=["none", "as built"], width=4, equal="parameters", question={"baseline": "as built"}),
     ],
 )
 def test_a_study_comes_back_from_what_it_declares(study: Study):

@@ -23,7 +23,7 @@ from skipway.study.declaring.question import Question, compared_axis
 from skipway.study.declaring.variants import Trial, Variant, connection, make_variants, plain_value
 from skipway.study.probing.probes import check_probes, probes_of
 from skipway.study.tasks.problems import DataChoice, Problem, check_data
-from skipway.study.training.building import build_network, read_skip, tells_hidden
+from skipway.study.training.building import build_network, tells_hidden
 from skipway.study.training.determinism import Undrawn
 from skipway.study.training.distributed import check_processes
 from skipway.study.training.plan import Plan, make_plan
@@ -205,7 +205,7 @@ class Study(BaseModel):
         if asked.baseline is not None:
             compared = compared_axis(asked, axes)
             known = [connection(v) if compared == "skip" else repr(v) for v in axes.get(compared, ())]
-            value = read_skip(asked.baseline) if compared == "skip" else asked.baseline
+            value = read("skip", asked.baseline) if compared == "skip" else asked.baseline
             if (connection(value) if compared == "skip" else repr(value)) not in known:
                 raise SkipwayError(f"the baseline {asked.baseline!r} is not among the values of {compared}")
 

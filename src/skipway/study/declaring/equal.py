@@ -8,10 +8,10 @@ import torch
 
 from skipway.errors import SkipwayError
 from skipway.models.registry import describe, find
+from skipway.study.declaring.keys import read
 from skipway.study.declaring.question import compared_axis
 from skipway.study.declaring.variants import Variant
 from skipway.study.tasks.problems import Problem
-from skipway.study.training.building import read_skip
 
 if TYPE_CHECKING:
     from skipway.study.declaring.declaration import Study
@@ -58,7 +58,7 @@ def _reference(study: Study, variant: Variant) -> Variant:
     axis = compared_axis(study.question, study.axes())
     values = study.values(axis)
     baseline = study.question.baseline
-    wanted = values[0] if baseline is None else read_skip(baseline) if axis == "skip" else baseline
+    wanted = values[0] if baseline is None else read("skip", baseline) if axis == "skip" else baseline
     others = {name: value for name, value in variant.settings.items() if name != axis}
     for one in study.variants():
         if one.settings.get(axis) == wanted and all(one.settings[name] == value for name, value in others.items()):
