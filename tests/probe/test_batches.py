@@ -188,6 +188,8 @@ class TestRefusals:
         batches = read_batches(NET, (X, Y), lambda output, target: (output.argmax(1) - target).abs())
         with pytest.raises(SkipwayError, match=r"the loss gave a tensor of shape \(10,\); it must give the mean"):
             batches.mean_loss(NET)
+        with pytest.raises(SkipwayError, match=r"the class CrossEntropyLoss: call it, as in CrossEntropyLoss\(\)"):
+            read_batches(NET, (X, Y), nn.CrossEntropyLoss)
         with pytest.raises(SkipwayError, match="the model's output carries no loss: give one"):
             read_batches(NET, (X, Y)).mean_loss(NET)
         with pytest.raises(SkipwayError, match="the targets hold the class 22, and the model tells 3 classes apart"):

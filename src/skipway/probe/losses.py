@@ -59,6 +59,8 @@ def find_loss(loss: str | Callable[[Any, Any], Tensor] | None) -> Loss:
         return Loss("the model's own", None)
     if isinstance(loss, Loss):
         return loss
+    if isinstance(loss, type):
+        raise SkipwayError(f"loss is the class {loss.__name__}: call it, as in {loss.__name__}()")
     if callable(loss):
         return Loss(getattr(loss, "__name__", type(loss).__name__), loss)
     return Loss(choose("loss", loss, LOSSES), _NAMED[str(loss)])
