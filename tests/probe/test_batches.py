@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -189,7 +189,7 @@ class TestRefusals:
         with pytest.raises(SkipwayError, match=r"the loss gave a tensor of shape \(10,\); it must give the mean"):
             batches.mean_loss(NET)
         with pytest.raises(SkipwayError, match=r"the class CrossEntropyLoss: call it, as in CrossEntropyLoss\(\)"):
-            read_batches(NET, (X, Y), nn.CrossEntropyLoss)
+            read_batches(NET, (X, Y), cast(Any, nn.CrossEntropyLoss))
         with pytest.raises(SkipwayError, match="the model's output carries no loss: give one"):
             read_batches(NET, (X, Y)).mean_loss(NET)
         with pytest.raises(SkipwayError, match="the targets hold the class 22, and the model tells 3 classes apart"):
