@@ -226,3 +226,29 @@ def test_sums_that_grow_in_place():
     half = edit.swap(model, graph, Residual(scale=Constant(0.5)))
     equal(half(x), x + 0.5 * (model.f(x) + model.g(x)))
     half(x).sum().backward()
+
+
+def test_an_argument_that_is_no_tensor_may_change_the_shape_of_a_branch_that_is_not_run():
+    class Times:
+        n = 1
+
+    class Repeating(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.f = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor, times: Times) -> Tensor:
+            return self.f(x).repeat(1, times.n)
+
+    class Joined(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.branch = Repeating()
+
+        def forward(self, x: Tensor, times: Times) -> Tensor:
+            return torch.cat([x, self.branch(x, times)], 1)
+
+    model, x, times = Joined(), torch.randn(3, 4), Times()
+    edited = edit.lesion(model, trace(model, x, times))
+    for times.n in (1, 3, 2):
+        equal(edited(x, times), F.pad(x, (0, 4 * times.n)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from tests.edit.edit_nets import Chain, Merging, Repeated, equal
@@ -151,3 +152,6 @@ def test_skips_of_two_graphs():
     with pytest.raises(SkipwayError, match="come from different graphs"):
         edit.cut(model, [one.skips[0], other.skips[1]])
     assert edit.select(model, [2, "blocks.0*"], one) == (one.skips[0], one.skips[2])
+    numbers = np.argsort([0.3, 0.1, 0.2])
+    assert edit.select(model, numbers[:2], one) == (one.skips[1], one.skips[2])
+    assert edit.select(model, numbers[0], one) == (one.skips[1],)

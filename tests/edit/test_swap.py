@@ -188,3 +188,23 @@ def test_what_is_put_in_a_connection_later_is_used():
     swapped.blocks[0].connection.shortcut = nn.Linear(4, 4)  # pyright: ignore
     block = swapped.blocks[0]  # pyright: ignore
     equal(swapped(x), torch.tanh(block.connection.shortcut(x) + model.blocks[0].f(x)))  # pyright: ignore
+
+
+@pytest.mark.parametrize("kind", [Residual(scale=ReZero(initial=0.5)), "layerscale", "branch-norm", "highway"], ids=str)
+@pytest.mark.parametrize("verb", ["cut", "lesion", "swap"])
+def test_what_is_planned_on_a_swapped_model_holds_without_gradients(verb: str, kind: str | Residual):
+    """Where they are not, connections overwrite what no backward pass will ask for."""
+    model, x = ConvNet().eval(), torch.randn(2, 3, 8, 8)
+    swapped = edit.swap(model, [0, 1, 3], kind, graph=trace(model, x))
+    for index in (0, 1, 3):
+        again = trace(swapped, x).skips[index]
+        choice = {"skip": Residual(scale=Constant(0.5))} if verb == "swap" else {}
+        try:
+            twice = getattr(edit, verb)(swapped, again, **choice)
+        except SkipwayError:
+            assert (kind, verb) == ("highway", "swap")
+            continue
+        expected = twice(x)
+        with torch.no_grad():
+            equal(twice(x), expected)
+            equal(swapped(x), edit.undo(twice)(x))

@@ -48,6 +48,18 @@ def test_stochastic_depth_past_blocks_that_had_no_skip():
     assert [name for name in found if "connection" in name]
 
 
+def test_stochastic_depth_past_pairs_of_a_flat_sequence():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4), nn.ReLU())
+    x = torch.randn(3, 4)
+    twin = edit.residual_twin(model, x, skip=Residual(drop=StochasticDepth(0.5, "constant"))).train()
+    found = [twin(x) for _ in range(12)]
+    branch = model[2](torch.tanh(model[0](x)))
+    dropped = [torch.equal(y, torch.relu(x)) for y in found]
+    assert set(dropped) == {True, False}
+    for y, left_out in zip(found, dropped, strict=True):
+        equal(y, torch.relu(x if left_out else x + 2 * branch))
+
+
 def test_a_twin_keeps_skips_that_concatenate():
     class Both(nn.Module):
         def __init__(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -93,6 +94,14 @@ def hands_on(module: nn.Module | None) -> bool:
     return type(module) is nn.Identity and not (
         module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
     )
+
+
+def asked_for_again() -> bool:
+    """Whether a backward pass may ask for what is computed now, so that it must not be overwritten.
+
+    Where something watches the operations (a trace, an edit planned on one), they are the same without gradients.
+    """
+    return torch.is_grad_enabled() or torch._C._len_torch_function_stack() > 0
 
 
 def spatial_mean(x: Tensor, dims: int) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from skipway.connect.layers import along_channels
+from skipway.connect.layers import along_channels, asked_for_again
 from skipway.connect.site import Site
 from skipway.errors import choose
 
@@ -101,7 +101,7 @@ class Scaling(nn.Module):
         # In the value's own precision, so that autocast's bfloat16 is not widened by a float32 factor.
         scale = scale.to(x.dtype)
         factor = scale if self.channels is None else along_channels(scale, self.dims)
-        return x.mul_(factor) if fresh and not torch.is_grad_enabled() else x * factor
+        return x.mul_(factor) if fresh and not asked_for_again() else x * factor
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}" if isinstance(self.scale, Tensor) else f"constant {self.scale:g}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 import torch
@@ -16,6 +17,9 @@ from skipway.edit.meta import Spreading, holds, to_meta, unrolled
 from skipway.edit.windows import Turns
 from skipway.edit.wrappers import Wrapper
 from skipway.errors import SkipwayError
+
+# What is the same for good; what any other argument holds, a cache for one, may change from call to call.
+_TOLD = (int, float, str, bool, type(None), torch.dtype, torch.device, torch.memory_format, Enum)
 
 
 class Always:
@@ -87,16 +91,14 @@ class Stub(Wrapper):
                 flat, layout = tree_flatten((args, kwargs))
                 form = str(layout)
             described = tuple(
-                (item.shape, item.dtype, item.stride()) if isinstance(item, Tensor) else _plain(item) for item in flat
+                (item.shape, item.dtype, item.stride()) if isinstance(item, Tensor) else item for item in flat
             )
             key = (described, form, self.module.training, torch.is_autocast_enabled())
-        try:
-            known = self.known.get(key)
-        except TypeError:
-            key, known = None, None
+            told = all(isinstance(item, (tuple, *_TOLD)) for item in described)
+        known = self.known.get(key) if told else None
         if known is None:
             known = self._tried(args, kwargs)
-            if key is not None:
+            if told:
                 self.known[key] = known
         return known.detach() if isinstance(known, Tensor) else tree_map(_again, known)
 
@@ -191,10 +193,6 @@ def reading(state: EditState, source: Tensor) -> Tensor:
     if state.read is None or state.source is not source:
         state.source, state.read = source, state.connection.read(source)
     return state.read
-
-
-def _plain(item: Any) -> Any:
-    return item if isinstance(item, (int, float, str, bool, type(None))) else id(item)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from skipway.connect.connection import PlacedConnection
+from skipway.connect.layers import asked_for_again
 from skipway.connect.residual import ResidualConnection
 from skipway.edit.meta import same_each_time
 from skipway.errors import SkipwayError
@@ -216,7 +217,7 @@ class Writing:
         # An in-place merge wrote over its first operand. The connection may do so too, unless it needs what it reads
         # again in the backward pass: then it reads a copy.
         in_place = _method_in_place(function) and not args[0].is_meta
-        if in_place and torch.is_grad_enabled() and not self.plain:
+        if in_place and asked_for_again() and not self.plain:
             args = (args[0].clone(), *args[1:])
         value, joins = None, False
         if self.place is not None and len(args) == 2 and not kwargs:

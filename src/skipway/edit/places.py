@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from skipway.graph.ir import Call, Operation, Trace
 
+# They compute nothing, and a connection makes do without some of them where no gradients are recorded.
+_COPIES = ("alias", "clone", "copy")
+
 
 @dataclass(frozen=True)
 class Turn:
@@ -58,7 +61,7 @@ def place_of(trace: Trace, operation: Operation) -> Place:
     passed = tuple(
         other.site.operation
         for other in trace.operations[since : operation.index]
-        if other.call == host.index and other.name != "alias"
+        if other.call == host.index and other.name not in _COPIES
     )
     return Place(
         host=host.module,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
-from typing import Any, TypeAlias
+from numbers import Integral
+from typing import Any, SupportsIndex, TypeAlias
 
 from torch import nn
 
@@ -12,7 +13,9 @@ from skipway.errors import SkipwayError
 from skipway.graph.skipgraph import SkipGraph
 from skipway.graph.skips import KINDS, Skip
 
-Which: TypeAlias = "Skip | int | str | Callable[[Skip], bool] | SkipGraph | Iterable[Skip | int | str]"
+Which: TypeAlias = (
+    "Skip | SupportsIndex | str | Callable[[Skip], bool] | SkipGraph | Iterable[Skip | SupportsIndex | str]"
+)
 
 
 def select(model: nn.Module, which: Any, graph: SkipGraph | None) -> tuple[Skip, ...]:
@@ -39,7 +42,7 @@ def select(model: nn.Module, which: Any, graph: SkipGraph | None) -> tuple[Skip,
 def _meant(which: Any, graph: SkipGraph | None) -> list[Skip]:
     if isinstance(which, Skip):
         return [which]
-    if isinstance(which, (int, slice, str)) or callable(which):
+    if isinstance(which, (Integral, slice, str)) or callable(which):
         if graph is None:
             raise SkipwayError(f"to choose skips by {_told(which)}, give the graph too: graph=skipway.trace(model, x)")
         return _chosen(which, graph)
@@ -55,7 +58,8 @@ def _chosen(which: Any, graph: SkipGraph) -> list[Skip]:
     skips = list(graph.skips)
     if isinstance(which, bool):
         raise SkipwayError("skips are chosen by number, and True and False are none")
-    if isinstance(which, int):
+    if isinstance(which, Integral):
+        which = int(which)
         if not -len(skips) <= which < len(skips):
             raise SkipwayError(f"there is no skip {which}: the graph has {len(skips)}, numbered from 0")
         return [skips[which]]

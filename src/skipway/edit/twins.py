@@ -50,13 +50,14 @@ class BlockChange:
         state = EditState(connection)
         joint = self.trace.operations[self.block.joint]
         wiring.meet(layer, place_of(self.trace, joint), Joining(state, self.block.after))
-        entry = self.trace.calls[self.block.entry]
-        positions = {place for place, value in enumerate(entry.given) if value == self.block.source}
-        wiring.add(Reader(wiring.module(entry.module), positions, state, wiring.turns(self.trace, [entry])))
         if isinstance(connection, ResidualConnection) and connection.drop is not None:
             values = joint.operands if self.block.after else (joint.operands[0],)
             way = [index for index in self.block.operations if index != joint.index]
             leave_out(wiring, layer, self.trace, way, {joint.index}, values, Drawn(state))
+        # Around what leaves the block out, for it must see the stream also then.
+        entry = self.trace.calls[self.block.entry]
+        positions = {place for place, value in enumerate(entry.given) if value == self.block.source}
+        wiring.add(Reader(wiring.module(entry.module), positions, state, wiring.turns(self.trace, [entry])))
 
 
 @dataclass
