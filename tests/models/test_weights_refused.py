@@ -203,13 +203,13 @@ def test_what_does_not_fit(case: str, tmp_path: Path) -> None:
             "linear",
             "zero-pad",
             "trained with the new channels of its shortcuts on both sides: build the model with "
-            "skip=Residual(shortcut=ZeroPad(channels='split'))",
+            "skip='zero-pad-split'",
         ),
         (
             "convIn",
             "zero-pad-split",
             "trained with the new channels of its shortcuts appended: build the model with "
-            "skip=Residual(shortcut=ZeroPad(channels='append'))",
+            "skip='zero-pad'",
         ),
     ],
 )

@@ -160,7 +160,7 @@ def _check_padding(model: nn.Module, layout: Layout, source: str | Path) -> None
                 raise SkipwayError(
                     f"{source} has the layout of {layout.name}, trained with the new channels of its shortcuts "
                     f"{'on both sides' if layout.padding == 'split' else 'appended'}: build the model with "
-                    f"skip=Residual(shortcut=ZeroPad(channels='{layout.padding}'))"
+                    f"skip='{'zero-pad' if layout.padding == 'append' else 'zero-pad-split'}'"
                 )
 
 
