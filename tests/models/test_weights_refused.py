@@ -202,14 +202,12 @@ def test_what_does_not_fit(case: str, tmp_path: Path) -> None:
         (
             "linear",
             "zero-pad",
-            "trained with the new channels of its shortcuts on both sides: build the model with "
-            "skip='zero-pad-split'",
+            "trained with the new channels of its shortcuts on both sides: build the model with skip='zero-pad-split'",
         ),
         (
             "convIn",
             "zero-pad-split",
-            "trained with the new channels of its shortcuts appended: build the model with "
-            "skip='zero-pad'",
+            "trained with the new channels of its shortcuts appended: build the model with skip='zero-pad'",
         ),
     ],
 )
