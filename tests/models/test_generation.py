@@ -250,3 +250,17 @@ def test_steps_of_few_rows_take_the_fast_product_and_others_do_not(monkeypatch: 
         entered.clear()
         generate(model, prompts, 4)
         assert len(entered) == expected
+
+
+@pytest.mark.parametrize("verb", ["cut", "lesion", "swap"])
+@pytest.mark.parametrize("rows", [1, 5])
+def test_an_edited_model_writes_with_the_cache_as_without(verb: str, rows: int) -> None:
+    model = writer().eval()
+    graph = sw.trace(model, torch.tensor([[1, 2, 3]]))
+    choice = {"skip": sw.Residual(scale=sw.Constant(0.5))} if verb == "swap" else {}
+    prompts = [[1, 2, 3], [4], [2, 2], [3], [1, 1]][:rows]
+    for skip in graph.skips:
+        edited = getattr(sw.edit, verb)(model, skip, **choice)
+        cached = generate(edited, prompts, 6)
+        plain = generate(edited, prompts, 6, cache=False)
+        assert [one.tolist() for one in cached] == [one.tolist() for one in plain]

@@ -208,8 +208,8 @@ class _FewRows(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is F.linear and not kwargs and all(type(given) in _TENSORS for given in args[:2]):
             x, weight, *bias = args
-            plain = x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled(x.device.type)
-            if 1 <= x.numel() // x.shape[-1] <= _FEW and plain and x.device.type == "cpu":
+            plain = x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu"
+            if plain and 1 <= x.numel() // x.shape[-1] <= _FEW and not torch.is_autocast_enabled("cpu"):
                 y = _few(x.reshape(-1, x.shape[-1]), weight)
                 y = y if not bias or bias[0] is None else y + bias[0]
                 return y.reshape(*x.shape[:-1], len(weight))
