@@ -247,3 +247,21 @@ def test_constants_computed_before_a_new_form_of_inputs_are_refused():
     with pytest.raises(SkipwayError, match="call prepare"):
         folded.run(constants, torch.randn(4))
     assert folded.run(folded.constants(), torch.zeros(4)).tolist() == [0, 1, 2, 3]
+
+
+class Overwriting(nn.Module):
+    """Writes one map over another, and then over the first."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        first, second = x * 2, x + 1
+        first.copy_(second)
+        second.mul_(3)
+        return first, second
+
+
+def test_what_is_copied_over_a_whole_tensor_is_its_value_from_then_on():
+    folded, x = fold(Overwriting().eval(), torch.ones(2, 3)), torch.randn(2, 3)
+    assert "copy_" not in folded.source
+    first, second = folded(x)
+    torch.testing.assert_close(first, x + 1)
+    torch.testing.assert_close(second, 3 * (x + 1))

@@ -223,6 +223,15 @@ def _same(program: Program, node: Node) -> None:
         program.bypass(node, node.args[0])
 
 
+def _copied(program: Program, node: Node) -> None:
+    """What is written over a whole tensor is its value from then on."""
+    if not node.writes or len(node.args) != 2 or not isinstance(node.args[1], Ref):
+        return
+    before, after = _fact(program, node.args[1].value), _fact(program, node.result)
+    if (before.shape, before.dtype, before.device) == (after.shape, after.dtype, after.device):
+        program.bypass(node, node.args[1])
+
+
 def _avg_pool(program: Program, node: Node) -> None:
     dims = int(node.name[-2])
     names = ("input", "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
@@ -309,6 +318,7 @@ _REWRITES: dict[str, Callable[[Program, Node], None]] = {
     "batch_norm": _batch_norm,
     **dict.fromkeys(("add", "sub", "rsub", "mul", "div"), arithmetic),
     "neg": negated,
+    "copy": _copied,
     "relu": _relu,
     **dict.fromkeys(("hardtanh", "relu6", "clamp", "clip"), _hardtanh),
     "leaky_relu": _leaky,
