@@ -244,6 +244,22 @@ def test_the_same_page_suits_a_phone_in_the_dark_and_then_paper(browser: Any, pa
         assert page.locator("details[open]").count() == 1
 
 
+def test_what_is_drawn_already_is_as_wide_as_the_paper_when_it_is_printed_and_as_the_screen_again(page: Any):
+    page.locator(".figure").first.locator(".js-plotly-plot .main-svg").first.wait_for(state="attached")
+    fits = """() => [...document.querySelectorAll(".figure .js-plotly-plot .main-svg:first-child")].every(
+        (one) => Math.abs(one.getBoundingClientRect().width - one.closest(".js-plotly-plot").clientWidth) < 2)"""
+    width = "document.querySelector('.js-plotly-plot').clientWidth"
+    screen = page.evaluate(width)
+    assert page.evaluate(fits)
+    # At once: what a browser prints is the page as these listeners leave it.
+    page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    assert page.evaluate(width) != screen
+    assert page.evaluate(fits)
+    page.evaluate("window.dispatchEvent(new Event('afterprint'))")
+    assert page.evaluate(width) == screen
+    assert page.evaluate(fits)
+
+
 def test_a_page_for_paper_runs_no_script_and_is_light(browser: Any, tmp_path: Path):
     path = tmp_path / "print.html"
     path.write_text(printed(_page()), encoding="utf-8")

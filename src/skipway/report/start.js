@@ -36,6 +36,8 @@ function printing(on) {
   }
   for (const one of opened) one.open = on;
   redraw();
+  // What is drawn already keeps the width that it was drawn at, on paper and back on the screen.
+  for (const plot of document.querySelectorAll(".js-plotly-plot")) if (plot.data) Plotly.relayout(plot, { autosize: true });
 }
 
 dark.addEventListener("change", redraw);
