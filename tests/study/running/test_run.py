@@ -319,3 +319,16 @@ def test_workers_are_counted_from_one(study: Study, tmp_path: Path):
 def test_results_are_values(study: Study, finished: Path):
     results = study.run(finished, quiet=True)
     assert dataclasses.replace(results, records=results.records[:1]).summaries[0].seeds == 1
+
+
+def test_a_question_for_a_measure_that_there_is_not_is_told_after_the_first_trial_and_costs_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    study = Study(skip=["none"], question={"measure": "tst_error"}, **{**SMALL, "epochs": 1})
+    results = study.run(tmp_path)
+    told = "the question asks for what this trial does not have: no measure of this study 'tst_error'; did you mean"
+    assert capsys.readouterr().err.count(told) == 1
+    with pytest.raises(SkipwayError, match="did you mean 'test_error'"):
+        _ = results.answer
+    again = study.changed(question={"measure": "test_error"}).run(tmp_path)
+    assert again.records == results.records

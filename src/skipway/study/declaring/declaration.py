@@ -152,7 +152,17 @@ class Study(BaseModel):
     @field_validator("question", mode="before")
     @classmethod
     def _question(cls, value: Any) -> Any:
+        if not isinstance(value, (str, Mapping, Question)):
+            raise SkipwayError(f'question takes a sentence, or a table such as {{text = "Why?"}}, not {value!r}')
         return Question(text=value) if isinstance(value, str) else value
+
+    @field_validator("languages", mode="before")
+    @classmethod
+    def _languages(cls, value: Any) -> Any:
+        pair = isinstance(value, (list, tuple)) and len(value) == 2 and all(isinstance(one, str) for one in value)
+        if value is not None and (not pair or value[0] == value[1]):
+            raise SkipwayError(f'languages takes two, from and to, such as ["en", "de"], not {value!r}')
+        return value
 
     def _check(self) -> None:
         from skipway.study.probing.experiments import EXPERIMENTS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -84,10 +85,16 @@ def sentence(error: ValidationError) -> str:
     first = error.errors()[0]
     if isinstance(raised := first.get("ctx", {}).get("error"), SkipwayError):
         return str(raised)
-    key = ".".join(str(part) for part in first["loc"])
+    # Of a key that takes several kinds of number, pydantic names the kind that it tried, too.
+    key = ".".join(str(part) for part in first["loc"] if part not in ("float", "int"))
     if first["type"] == "extra_forbidden":
         try:
             choose("key of a question", key.removeprefix("question."), Question.model_fields)
+        except SkipwayError as unknown:
+            return str(unknown)
+    if first["type"] == "literal_error":
+        try:
+            choose(key, first["input"], re.findall(r"'([^']*)'", first.get("ctx", {}).get("expected", "")))
         except SkipwayError as unknown:
             return str(unknown)
     message = first["msg"][0].lower() + first["msg"][1:]

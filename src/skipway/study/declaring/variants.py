@@ -132,4 +132,9 @@ def plain_value(value: Any) -> Any:
 
 
 def _fields(pattern: str) -> list[str]:
-    return [name for _, name, _, _ in string.Formatter().parse(pattern) if name]
+    try:
+        return [name for _, name, _, _ in string.Formatter().parse(pattern) if name]
+    except ValueError:
+        raise SkipwayError(
+            f"model '{pattern}' has a brace without its partner; axes stand in braces, as in 'resnet{{depth}}'"
+        ) from None

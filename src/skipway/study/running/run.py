@@ -12,6 +12,7 @@ import torch
 
 from skipway.engines import Engine, Event, Failed, Local, Note, Ray, Told, find_engine
 from skipway.errors import SkipwayError
+from skipway.study.answering.answer import ask
 from skipway.study.declaring.declaration import Study
 from skipway.study.declaring.variants import Trial
 from skipway.study.records.record import Record, read_record
@@ -88,7 +89,7 @@ def _run(study: Study, folder: Path, token: str, workers: int | None, quiet: boo
             if pending:
                 todo = [jobs[number] for number in pending]
                 work = TrialWork(study, folder.absolute(), token, problems, isinstance(engine, Ray))
-                handle = _handler(folder, jobs, pending, progress, records, failed)
+                handle = _handler(study, folder, jobs, pending, progress, records, failed)
                 engine.run(work, todo, handle, _workers(workers, engine, study, problems, len(pending)))
         except KeyboardInterrupt:
             # A worker may have finished a trial that nobody has heard of yet.
@@ -109,6 +110,7 @@ def _run(study: Study, folder: Path, token: str, workers: int | None, quiet: boo
 
 
 def _handler(
+    study: Study,
     folder: Path,
     jobs: list[Job],
     pending: list[int],
@@ -140,6 +142,12 @@ def _handler(
                     forget_failure(folder, jobs[number][1])
             for note in outcome.notes:
                 progress.note(note)
+            if not records:
+                try:
+                    ask(study, [outcome.record])
+                except SkipwayError as slip:
+                    # Said now, not after hours. Other trials may have it, and none depends on the question.
+                    progress.note(f"the question asks for what this trial does not have: {slip}")
             records[number] = outcome.record
             progress.end(number, outcome.record, kept=False)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import copy
+import dataclasses
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -108,12 +110,18 @@ def read_skip(written: Any) -> Any:
 
 def _value(node: ast.expr) -> Any:
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-        kind = getattr(connect, choose("connection", node.func.id, connect.__all__))
+        values = [name for name in connect.__all__ if dataclasses.is_dataclass(getattr(connect, name))]
+        kind = getattr(connect, choose("connection", node.func.id, values))
+        for keyword in node.keywords:
+            choose(f"argument of {node.func.id}", str(keyword.arg), inspect.signature(kind).parameters)
         named = {str(keyword.arg): _value(keyword.value) for keyword in node.keywords}
         return kind(*(_value(argument) for argument in node.args), **named)
     if isinstance(node, (ast.List, ast.Tuple)):
         return tuple(_value(element) for element in node.elts)
-    return ast.literal_eval(node)
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        raise ValueError(f"{ast.unparse(node)} is no value") from None
 
 
 def _from_outside(model: str, settings: outside.Settings) -> nn.Module:
