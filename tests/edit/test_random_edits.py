@@ -107,6 +107,8 @@ def test_random_edits(blocks: list[tuple[str, bool]], inplace: bool, steps: list
             continue
         assert torch.overrides._get_current_function_mode_stack() == []
         assert set(names) <= set(edited.state_dict())
+        with torch.no_grad():
+            equal(edited(x), found[0], 1e-5)
         if verb != "undo":
             equal(pulled(edit.undo(edited), x), before, 0)
         if verb in ("scale one", "rezero one") and not any(
