@@ -83,6 +83,8 @@ def test_a_study_in_two_processes_finds_what_one_finds(tmp_path: Path, strategy:
     for record in alone.records:
         other = together[record.title]
         assert other.id == record.id
+        assert other.versions["processes"] == "2"
+        assert "processes" not in record.versions
         for name, values in record.curves.items():
             assert other.curves[name] == pytest.approx(values, abs=1e-5)
         assert other.first_gradients == pytest.approx(record.first_gradients, rel=1e-4)

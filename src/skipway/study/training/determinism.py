@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
+from skipway.torchrun import processes
+
 # Measured on ResNet-20 and 56 of width 8 with 64 digits: a second thread saves at most 15 % of a step on a quiet
 # machine and multiplies it on a busy one, for the threads then wait for each other. From CIFAR's size on it pays.
 _SMALL_BATCH_PIXELS = 64 * 16 * 16
@@ -83,4 +85,6 @@ def versions(device: str) -> dict[str, str]:
         "platform": f"{platform.system()} {platform.machine()}",
         "device": device,
         "threads": str(torch.get_num_threads()),
+        # A batch norm sees what its own process sees: numbers depend on how many share a batch.
+        **({"processes": str(processes())} if processes() > 1 else {}),
     }
