@@ -25,21 +25,20 @@ class Gradients:
         self.buffer, exact = buffer, buffer.exact
         self.block = buffer.block
         self.rows = torch.empty(buffer.rows.shape, dtype=exact)
-        self.inverse, self._zero, self._one = inverse, torch.zeros_like(inverse), torch.ones_like(inverse)
+        self.inverse, self._share = inverse, inverse / -buffer.count
         self.some_small = bool(torch.cat(tuple(scales)).abs().min() < _SMALL_SCALE)
+        # Of the gradient by the normalised maps: its sum, and its product with them.
+        self.sums, self.products = torch.zeros(2, buffer.rows.shape[1], dtype=exact)
         self.scratch = torch.empty(0, dtype=exact)
         self.lower = torch.empty(0, dtype=self.block.dtype)
 
     def take(self, start: int, width: int) -> Tensor:
         """The whole gradient of some channels, by what they were before they were normalised."""
-        n, h, w = self.buffer.shape
-        shape, channels = (n, width, h, w), slice(start, start + width)
-        g = image_of(self.rows[:, channels].contiguous(), shape)
-        x = image_of(self.buffer.rows[:, channels].to(self.buffer.exact).contiguous(), shape)
-        return torch.ops.aten.native_batch_norm_backward(
-            g, x, self.inverse[channels], None, None, self._zero[:width], self._one[:width], True, 0.0,
-            [True, False, False],
-        )[0].to(self.block.dtype)  # fmt: skip
+        channels, (n, h, w) = slice(start, start + width), self.buffer.shape
+        share = self._share[channels]
+        g = torch.addcmul(share * self.sums[channels], self.rows[:, channels], self.inverse[channels])
+        g.addcmul_(self.buffer.rows[:, channels].to(self.buffer.exact), share * self.products[channels])
+        return g.to(self.block.dtype).view(n, h, w, width).permute(0, 3, 1, 2)
 
     def forget(self) -> None:
         """Give the scratches back, where more room is needed than they take."""
@@ -47,7 +46,7 @@ class Gradients:
             held.scratch, held.lower = held.scratch.new_empty(0), held.lower.new_empty(0)
 
     def through(self, scale: Tensor, shift: Tensor, weight: Tensor, arriving: Tensor) -> tuple[Tensor, ...]:
-        """Back through a 1x1 convolution, ReLU and norm: by scale, shift and weight; the maps' is added up."""
+        """Back through a 1x1 convolution, ReLU and norm: by scale, shift and weight; the maps' goes to the sums."""
         matrix = weight.flatten(1).to(self.block.dtype)
         into_weight = None
         sums = Sums(self, scale, shift)
@@ -171,7 +170,8 @@ class Sums:
             target.addcmul_(passed, self.scale)
 
     def close(self, into_weight: Tensor | None = None, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The gradients by scale and shift."""
+        """The gradients by scale and shift; what they say of the maps' goes to the sums there."""
+        back, c = self.back, len(self.scale)
         into_scale = self.moment
         assert self.total is not None
         if into_weight is not None and weight is not None:
@@ -182,4 +182,6 @@ class Sums:
             if self.moment is not None and self.direct is not None:
                 into_scale = torch.where(self.direct, self.moment, derived)
         assert into_scale is not None
+        back.sums[:c].addcmul_(self.scale, self.total)
+        back.products[:c].addcmul_(self.scale, into_scale)
         return into_scale.to(self.dtype), self.total.to(self.dtype)
