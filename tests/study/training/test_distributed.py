@@ -72,10 +72,12 @@ def test_two_processes_train_as_one(tmp_path: Path):
     assert done.returncode == 0, done.stderr
     whole = {"mlp": train(**MLP, folder=tmp_path / "mlp", batch_size=16, quiet=True)}
     whole["gpt"] = train(**gpt, folder=tmp_path / "gpt", batch_size=16, quiet=True)
-    for name in ("mlp-ddp", "mlp-fsdp", "gpt-ddp", "gpt-fsdp", "interrupted"):
+    whole["resnet"] = train(**RESNET, folder=tmp_path / "resnet", batch_size=16, quiet=True)
+    whole["cut"] = train(**CUT, folder=tmp_path / "cut", batch_size=16, quiet=True)
+    for name in [name for name in cases if not name.startswith("bf16")] + ["interrupted"]:
         record = json.loads((tmp_path / name / "record.json").read_text())
         assert record["processes"] == 2
-        expected = whole["mlp" if name.startswith("mlp") else "gpt"]
+        expected = whole["gpt" if name == "interrupted" else name.partition("-")[0]]
         for curve in ("loss", "validation_loss"):
             assert record["curves"][curve] == pytest.approx(expected.curves[curve], abs=1e-5)
         for which in ("best", "last"):
@@ -83,11 +85,6 @@ def test_two_processes_train_as_one(tmp_path: Path):
             assert kept.keys() == alone.keys()
             for key in alone:
                 torch.testing.assert_close(kept[key], alone[key], atol=1e-4, rtol=0)
-    # What one batch norm sees is what its process sees, which is the same for both strategies.
-    for which in ("resnet", "cut"):
-        ddp, fsdp = (json.loads((tmp_path / f"{which}-{name}" / "record.json").read_text()) for name in ("ddp", "fsdp"))
-        for curve in ("loss", "validation_loss"):
-            assert fsdp["curves"][curve] == pytest.approx(ddp["curves"][curve], abs=1e-5)
     halved = json.loads((tmp_path / "bf16-fsdp" / "record.json").read_text())["curves"]["loss"]
     assert halved == pytest.approx(whole["gpt"].curves["loss"], abs=0.02)
     assert halved != whole["gpt"].curves["loss"]

@@ -85,6 +85,6 @@ def versions(device: str) -> dict[str, str]:
         "platform": f"{platform.system()} {platform.machine()}",
         "device": device,
         "threads": str(torch.get_num_threads()),
-        # A batch norm sees what its own process sees: numbers depend on how many share a batch.
+        # What layers draw, such as dropout, each process draws for itself.
         **({"processes": str(processes())} if processes() > 1 else {}),
     }

@@ -28,6 +28,7 @@ from skipway.study.training import distributed
 from skipway.study.training.determinism import LAYERS, derive
 from skipway.study.training.order import Order
 from skipway.study.training.recipe import Recipe, make_optimizer, make_schedule
+from skipway.study.training.shared_norms import shared_norms
 
 
 class Diverged(Exception):
@@ -270,7 +271,8 @@ def fit(
     on_interrupt = signal.getsignal(signal.SIGINT)
     round_end = RoundEnd(checkpoint, loop.steps, tell)
     # Those of the caller see a round before it is kept, so that what they hold of it is kept too.
-    with _quiet_libraries():
+    norms = contextlib.nullcontext() if loop.recipe.compile else shared_norms(loop.network)
+    with _quiet_libraries(), norms:
         trainer = Trainer(
             # The callbacks log by themselves; Lightning would warn of rounds that are shorter than its own 50 steps.
             **{"devices": 1, "logger": False, "log_every_n_steps": 1, **options},
