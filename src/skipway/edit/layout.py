@@ -32,9 +32,7 @@ def channel_axis(trace: Trace, operations: Iterable[int]) -> int | None:
     return None
 
 
-def site_for(
-    what: str, taken: Sequence[int], given: Sequence[int], axis: int | None, index: int, depth: int
-) -> Site:
+def site_for(what: str, taken: Sequence[int], given: Sequence[int], axis: int | None, index: int, depth: int) -> Site:
     """The site of a connection whose stream has the shape `taken` and whose branch puts out the shape `given`.
 
     Raises SkipwayError where it cannot be known which axis holds the channels, and where the shapes fit no site.
