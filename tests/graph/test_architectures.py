@@ -16,6 +16,7 @@ from skipway.graph import trace
 
 pytestmark = [pytest.mark.filterwarnings("ignore")]
 
+
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_skips_are_those_of_the_source(name: str):
     model, inputs = built(name)

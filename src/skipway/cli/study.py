@@ -111,7 +111,7 @@ def new(
 
 @study_app.command("list")
 def list_studies() -> None:
-    """List the studies that come with skipway: what each asks, and why."""
+    """List the studies that come with skipway, and what each asks."""
     from rich.table import Table
 
     from skipway.cli.tables import print_table
