@@ -52,6 +52,12 @@ def test_the_sentence_is_true_of_its_table(rows: list[Row]):
         return
     deep = _errors(records, "none", depths[-1])
     shallow = min((_errors(records, "none", depth) for depth in depths[:-1]), key=_mean)
+    if _mean(shallow) > 0.95 * 0.9:
+        assert result.harm is None
+        assert (
+            "no shallower plain network learned more than guessing gives, which is wrong in 90.0 %" in result.sentence
+        )
+        return
     begins = {"yes": "Yes: depth hurts", "unclear": "Not clearly:", "no": "No: depth does not hurt"}
     assert result.harm is not None
     assert result.sentence.startswith(begins[result.harm])

@@ -11,6 +11,8 @@ from skipway.study.answering.summary import Summary
 QUESTION = "Does depth hurt the plain network on the training set, and does the skip repair it?"
 # What remains of the harm under a skip, as a share of the plain network's, up to which it counts as repaired.
 REPAIRED = 0.05
+# What a network that learned anything gets right beyond guessing, as a share of what there is to get.
+LEARNED = 0.05
 # Skips that are told one by one; of more, the answer counts those that do the same, and names as many of each.
 _TOLD, _NAMED = 3, 4
 RULE = (
@@ -19,7 +21,8 @@ RULE = (
     "the shallower one; where the seeds overlap, the answer is that it is not clear. "
     "A skip repairs the harm where, at the greatest depth, each of its seeds is better than every plain one, and "
     f"what it loses itself by depth is within its seeds or at most {REPAIRED:.0%} of what the plain network loses. "
-    "A diverged trial counts as 100 % error."
+    "A diverged trial counts as 100 % error. Where the shallower network itself does hardly better than guessing, there "
+    "is nothing to compare."
 )
 
 Harm = Literal["yes", "unclear", "no"]
@@ -50,6 +53,8 @@ def degradation(summaries: Sequence[Summary]) -> Degradation:
         only = plain[0].depth
         return Degradation(None, {}, f"This study cannot answer: it has one depth, {only}, and the question needs two.")
     shallow, deep = _ends(plain)
+    if shallow.guessing is not None and shallow.train_error.mean > (1 - LEARNED) * shallow.guessing:
+        return Degradation(None, {}, _nothing_learned(shallow, shallow.guessing))
     harm = _harm(shallow, deep)
     words = [_harm_words(harm, shallow, deep)]
     skips = {skip: rows for skip, rows in by_skip.items() if not rows[0].plain}
@@ -65,6 +70,13 @@ def degradation(summaries: Sequence[Summary]) -> Degradation:
     if all(summary.seeds == 1 for summary in summaries):
         words.append("All this is one seed: there is no spread to judge it by.")
     return Degradation(harm, repairs, " ".join(words))
+
+
+def _nothing_learned(shallow: Summary, guessing: float) -> str:
+    return (
+        "This study cannot answer: no shallower plain network learned more than guessing gives, which is wrong in "
+        f"{100 * guessing:.1f} % of cases; the best has {_at(shallow)}. Train for longer, or at another learning rate."
+    )
 
 
 def _ends(rows: Sequence[Summary]) -> tuple[Summary, Summary]:

@@ -46,7 +46,10 @@ class Spread:
 
 @dataclass(frozen=True)
 class Summary:
-    """A variant over its seeds: `values` holds every curve's last number and every measure that a seed knows."""
+    """A variant over its seeds: `values` holds every curve's last number and every measure that a seed knows.
+
+    `guessing` is the error of naming one of the data's classes by chance, None where there are none.
+    """
 
     labels: Mapping[str, str]
     model: str
@@ -55,6 +58,7 @@ class Summary:
     plain: bool
     seeds: int
     diverged: int
+    guessing: float | None
     values: Mapping[str, Spread]
 
     @property
@@ -73,6 +77,7 @@ def summarise(records: Sequence[Record]) -> list[Summary]:
             plain=group[0].plain,
             seeds=len(group),
             diverged=sum(record.diverged is not None for record in group),
+            guessing=1 - 1 / classes if (classes := group[0].data.get("classes")) else None,
             values=_spreads(group),
         )
         for group in by_variant(records)
