@@ -21,8 +21,8 @@ RULE = (
     "the shallower one; where the seeds overlap, the answer is that it is not clear. "
     "A skip repairs the harm where, at the greatest depth, each of its seeds is better than every plain one, and "
     f"what it loses itself by depth is within its seeds or at most {REPAIRED:.0%} of what the plain network loses. "
-    "A diverged trial counts as 100 % error. Where the shallower network itself does hardly better than guessing, there "
-    "is nothing to compare."
+    "A diverged trial counts as 100 % error. Where the shallower network itself does hardly better than guessing, "
+    "there is nothing to compare."
 )
 
 Harm = Literal["yes", "unclear", "no"]
