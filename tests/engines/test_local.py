@@ -119,6 +119,7 @@ class TestProcesses:
         """A signal to the whole group, as a terminal sends it."""
         process = start(tmp_path)
         pids = [int(wait_for(tmp_path / name)) for name in ("a", "b")]
+        assert all(map(deaf_to_ctrl_c, pids))
         os.killpg(process.pid, signal.SIGINT)
         _, said = process.communicate(timeout=300)
         assert said.strip().endswith("KeyboardInterrupt")
@@ -143,6 +144,15 @@ def start(folder: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, start_new_session=True, cwd=root
     )
+
+
+def deaf_to_ctrl_c(pid: int) -> bool:
+    """Whether the first thread of a process has the signal blocked; true where there is no such file to read."""
+    status = Path(f"/proc/{pid}/status")
+    blocked = (
+        [line.split()[1] for line in status.read_text().splitlines() if "SigBlk" in line] if status.exists() else []
+    )
+    return all(int(mask, 16) >> (signal.SIGINT - 1) & 1 for mask in blocked)
 
 
 def wait_for(path: Path) -> str:
